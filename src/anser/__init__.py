@@ -1,0 +1,1 @@
+"""Anser: you leave bars empty, it answers."""
