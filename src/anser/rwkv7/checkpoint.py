@@ -1,0 +1,261 @@
+"""Checkpoint files ↔ tensors: one safetensors file, official RWKV-7 names, memory-mapped.
+
+Knows shapes and precisions; knows no music and opens no pickle.
+The format is https://github.com/huggingface/safetensors (u64 header length, JSON header, data).
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anser.errors import CheckpointError
+from anser.rwkv7.dims import ModelDims
+
+Tensors = Mapping[str, NDArray[Any]]
+Precision = Literal["fp32", "fp16", "int8"]
+
+_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I8": "|i1"}
+_DTYPES |= {"U8": "|u1", "BF16": "<u2"}
+_CODES = {"<f8": "F64", "<f4": "F32", "<f2": "F16", "<i8": "I64", "<i4": "I32", "|i1": "I8"}
+_CODES |= {"|u1": "U8"}
+_WEIGHT_DTYPES = ("<f4", "<f2", "|i1")
+_HEADER_LIMIT = 100_000_000  # the format's own limit, so a stray file cannot ask for all memory
+_MATRICES = ("receptance.weight", "key.weight", "value.weight", "output.weight")
+_LORA = tuple(f"att.{c}{i}" for c in "wavg" for i in "12")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights of a model: float32 or float16 arrays, or int8 with `<name>.scale` float32 [rows].
+
+    Arrays are read-only views of the memory-mapped file, under official names.
+    """
+
+    dims: ModelDims
+    tensors: Tensors
+    metadata: dict[str, str]
+
+
+def load(path: str | os.PathLike[str]) -> Checkpoint:
+    """Open a checkpoint; no weight is read from the disk before it is used.
+
+    Raises CheckpointError if the file is missing, damaged, not safetensors, or if a tensor is
+    missing or has another shape or type than RWKV-7 needs.
+    """
+    tensors, metadata = read_tensors(path)
+    try:
+        dims = ModelDims.of(tensors)
+        _check(dims, tensors)
+    except CheckpointError as error:
+        raise CheckpointError(f"{Path(path).name}: {error}") from error
+    return Checkpoint(dims=dims, tensors=tensors, metadata=metadata)
+
+
+def save(path: str | os.PathLike[str], tensors: Tensors, metadata: Mapping[str, str]) -> None:
+    """Write a checkpoint in one step: the path holds the old file, or all of the new one.
+
+    Adds the metadata `dims` (JSON) and `precision`. Raises CheckpointError if the tensors are not
+    those of an RWKV-7 model.
+    """
+    dims = ModelDims.of(tensors)
+    _check(dims, tensors)
+    own = {"dims": json.dumps(asdict(dims)), "precision": precision_of(tensors)}
+    write_tensors(path, tensors, {**metadata, **own})
+
+
+def quantize(tensors: Tensors, precision: Precision) -> dict[str, NDArray[Any]]:
+    """Return the tensors at another precision; vectors always stay float32.
+
+    fp16 stores every matrix in half precision. int8 stores the projections and the two tables as
+    int8 with one float32 scale a row, `<name>.scale`, so that W[o, i] = int8[o, i] * scale[o];
+    LoRA matrices stay float32 there, being small and sensitive.
+    """
+    full = dequantize(tensors)
+    if precision == "fp32":
+        return full
+    result: dict[str, NDArray[Any]] = {}
+    for name, tensor in full.items():
+        if precision == "fp16" and (_is_matrix(name) or name.endswith(_LORA)):
+            result[name] = _to_half(name, tensor)
+        elif precision == "int8" and _is_matrix(name):
+            result[name], result[f"{name}.scale"] = _to_int8(tensor)
+        else:
+            result[name] = tensor
+    return result
+
+
+def dequantize(tensors: Tensors) -> dict[str, NDArray[Any]]:
+    """Return every tensor as float32, with scales multiplied in and left out."""
+    full: dict[str, NDArray[Any]] = {}
+    for name, tensor in tensors.items():
+        if name.endswith(".scale"):
+            continue
+        values = np.asarray(tensor, dtype=np.float32)
+        scale = tensors.get(f"{name}.scale")
+        full[name] = values if scale is None else values * scale[:, None]
+    return full
+
+
+def precision_of(tensors: Tensors) -> Precision:
+    """Return the precision that the matrices are stored at."""
+    stored = tensors["emb.weight"].dtype
+    return "int8" if stored == np.int8 else "fp16" if stored == np.float16 else "fp32"
+
+
+def read_tensors(
+    path: str | os.PathLike[str],
+) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """Read any safetensors file: memory-mapped arrays by name, and its metadata.
+
+    bfloat16, which numpy lacks, is read into memory as float32. Raises CheckpointError if the
+    file is missing or damaged.
+    """
+    path = Path(path)
+    header, start, size = _read_header(path)
+    metadata = header.pop("__metadata__", {})
+    if not (isinstance(metadata, dict) and all(isinstance(v, str) for v in metadata.values())):
+        raise CheckpointError(f"{path.name}: metadata must be text by text.")
+    whole = np.memmap(path, dtype=np.uint8, mode="r") if size else np.empty(0, np.uint8)
+    tensors = {name: _view(path, name, entry, whole[start:]) for name, entry in header.items()}
+    return tensors, metadata
+
+
+def write_tensors(
+    path: str | os.PathLike[str], tensors: Tensors, metadata: Mapping[str, str]
+) -> None:
+    """Write any safetensors file in one step, through a temporary file in the same folder.
+
+    Raises CheckpointError if the folder does not exist or a dtype has no place in the format.
+    """
+    path = Path(path)
+    # Widest items first keeps every array aligned to its item size without padding.
+    ordered = sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize)
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    offset = 0
+    for name, tensor in ordered:
+        code = _CODES.get(tensor.dtype.newbyteorder("<").str)
+        if code is None:
+            raise CheckpointError(f"{path.name}: tensor '{name}' has type {tensor.dtype}.")
+        end = offset + tensor.nbytes
+        header[name] = {"dtype": code, "shape": tensor.shape, "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(len(text) + 8) % 64)  # data begins on a cache line
+    if not path.parent.is_dir():
+        raise CheckpointError(f"{path}: the folder does not exist. Create it first.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for _, tensor in ordered:
+                little = np.ascontiguousarray(tensor, dtype=tensor.dtype.newbyteorder("<"))
+                file.write(little.reshape(-1).view(np.uint8).data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)  # mkstemp's 0600 would hide a shared model from its readers
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
+    """Return the header, the offset of the data, and the size of the data in bytes."""
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > min(size - 8, _HEADER_LIMIT):
+                raise CheckpointError(f"{path.name}: not a safetensors file, or a truncated one.")
+            header = json.loads(file.read(length))
+    except OSError as error:
+        reason = error.strerror or "cannot be read"
+        raise CheckpointError(f"{path}: cannot be opened ({reason}).") from error
+    except ValueError as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path.name}: not a safetensors file.") from error
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{path.name}: not a safetensors file.")
+    return header, 8 + length, size - 8 - length
+
+
+def _view(path: Path, name: str, entry: Any, data: NDArray[Any]) -> NDArray[Any]:  # noqa: ANN401
+    try:
+        dtype = np.dtype(_DTYPES[entry["dtype"]])
+        shape = tuple(int(n) for n in entry["shape"])
+        begin, end = (int(n) for n in entry["data_offsets"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path.name}: tensor '{name}' has a header we cannot read."
+        ) from error
+    if min((begin, *shape), default=0) < 0 or end - begin != dtype.itemsize * np.prod(
+        shape, dtype=object
+    ):
+        raise CheckpointError(f"{path.name}: tensor '{name}' does not fill its place in the file.")
+    if end > data.size:
+        raise CheckpointError(
+            f"{path.name}: tensor '{name}' ends at byte {end} of the data, the file holds "
+            f"{data.size}. The file is truncated; copy or download it again."
+        )
+    array = data[begin:end].view(dtype).reshape(shape)
+    if entry["dtype"] == "BF16":
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    return array.view(np.ndarray)
+
+
+def _check(dims: ModelDims, tensors: Tensors) -> None:
+    """Raise CheckpointError, naming the tensor, unless these are the weights of `dims`."""
+    if dims.d_model % dims.head_size:
+        raise CheckpointError(
+            f"weights: heads of {dims.head_size} channels do not divide a width of {dims.d_model}."
+        )
+    for name, expected in dims.shapes().items():
+        if name not in tensors:
+            raise CheckpointError(f"weights: tensor '{name}' expected, not found.")
+        _check_tensor(name, tensors, expected)
+    for name, expected in dims.optional_shapes().items():
+        if name in tensors:
+            _check_tensor(name, tensors, expected)
+
+
+def _check_tensor(name: str, tensors: Tensors, expected: tuple[int, ...]) -> None:
+    tensor = tensors[name]
+    if tensor.shape != expected:
+        raise CheckpointError(
+            f"weights: tensor '{name}' has shape {tensor.shape}, expected {expected}."
+        )
+    if tensor.dtype.newbyteorder("<").str not in _WEIGHT_DTYPES:
+        raise CheckpointError(
+            f"weights: tensor '{name}' has type {tensor.dtype}, expected float32, float16 or int8."
+        )
+    if tensor.dtype == np.int8:
+        scale = tensors.get(f"{name}.scale")
+        found = None if scale is None else scale.shape
+        if found != expected[:1]:
+            raise CheckpointError(
+                f"weights: tensor '{name}.scale' has shape {found}, expected {expected[:1]}."
+            )
+
+
+def _is_matrix(name: str) -> bool:
+    return name in ("emb.weight", "head.weight") or name.endswith(_MATRICES)
+
+
+def _to_half(name: str, tensor: NDArray[Any]) -> NDArray[Any]:
+    if float(np.max(np.abs(tensor), initial=0.0)) > float(np.finfo(np.float16).max):
+        raise CheckpointError(f"weights: tensor '{name}' exceeds the range of fp16. Use fp32.")
+    return tensor.astype(np.float16)
+
+
+def _to_int8(tensor: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    scale = (np.abs(tensor).max(axis=1) / 127).astype(np.float32)
+    divisor = np.where(scale > 0, scale, np.float32(1))  # a row of zeros has scale 0
+    return np.rint(tensor / divisor[:, None]).astype(np.int8), scale
