@@ -1,0 +1,65 @@
+"""Logits + allowed ids → one id.
+
+The only place where chance enters: a `numpy` generator that the caller seeds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How an id is drawn from the model's distribution over the allowed ids."""
+
+    temperature: float = 1.0  # 0 = always the likeliest id
+    top_p: float = 0.98  # keep the likeliest ids that hold this share of probability
+    min_p: float = 0.02  # and only those at least this share as likely as the likeliest
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature <= 10:
+            raise ValueError(f"temperature: expected 0..10, found {self.temperature}.")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p: expected above 0, at most 1, found {self.top_p}.")
+        if not 0 <= self.min_p <= 1:
+            raise ValueError(f"min_p: expected 0..1, found {self.min_p}.")
+
+
+@dataclass(frozen=True)
+class Pick:
+    """The id drawn, and its log-likelihood among the allowed ids at temperature 1."""
+
+    token: int
+    log_likelihood: float
+
+
+def pick(
+    logits: NDArray[np.float32],
+    allowed: NDArray[np.bool_],
+    sampling: Sampling,
+    generator: np.random.Generator,
+) -> Pick:
+    """Draw one of the allowed ids; `logits` and `allowed` are [N_VOCAB].
+
+    Every call takes exactly one number from the generator, so that draws stay in step whatever the
+    settings.
+    """
+    chance = generator.random()
+    ids = np.flatnonzero(allowed)
+    x = logits[ids].astype(np.float64)
+    x -= x.max()
+    log_sum = float(np.log(np.exp(x).sum()))
+    if sampling.temperature == 0:
+        at = int(x.argmax())
+        return Pick(int(ids[at]), float(x[at]) - log_sum)
+    p = np.exp(x / sampling.temperature)
+    p /= p.sum()
+    order = np.argsort(-p, kind="stable")
+    cumulative = np.cumsum(p[order])
+    n_kept = int(np.searchsorted(cumulative, sampling.top_p)) + 1
+    n_kept = min(n_kept, int((p >= sampling.min_p * p[order[0]]).sum()))
+    at = int(order[np.searchsorted(cumulative[:n_kept], chance * cumulative[n_kept - 1])])
+    return Pick(int(ids[at]), float(x[at]) - log_sum)
