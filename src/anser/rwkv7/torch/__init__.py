@@ -1,0 +1,1 @@
+"""RWKV-7 in PyTorch, for training; needs the extra `train`."""
