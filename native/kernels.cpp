@@ -1,0 +1,423 @@
+// Compiled once for each instruction set, with ANSER_KERNELS naming the function it exports.
+//
+// Only the block `The instruction set` knows registers. No inline function with external linkage
+// may be used here: the linker would be free to give the AVX copy to a processor without AVX.
+#include "kernels.h"
+
+#include <cstring>
+
+#if defined(__AVX2__) || defined(__AVX512F__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+
+namespace anser {
+namespace {
+
+// ---- The instruction set ---------------------------------------------------------------------
+
+#if defined(__AVX512F__)
+constexpr int kWidth = 16, kRegisters = 32;
+#elif defined(__AVX2__)
+constexpr int kWidth = 8, kRegisters = 16;
+#elif defined(__ARM_NEON)
+constexpr int kWidth = 4, kRegisters = 32;
+#else
+constexpr int kWidth = 4, kRegisters = 16;
+#endif
+
+typedef float Reg __attribute__((vector_size(kWidth * 4)));
+typedef std::int32_t IntReg __attribute__((vector_size(kWidth * 4)));
+constexpr int kParts = kLanes / kWidth;
+
+INLINE Reg fused(Reg a, Reg b, Reg c) {
+#if defined(__AVX512F__)
+  return (Reg)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX2__)
+  return (Reg)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__ARM_NEON)
+  return (Reg)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+  return a * b + c;
+#endif
+}
+
+INLINE Reg load(const float* p) {
+  Reg r;
+  std::memcpy(&r, p, sizeof r);
+  return r;
+}
+
+INLINE Reg load(const std::int8_t* p) {
+#if defined(__AVX512F__)
+  return (Reg)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
+#elif defined(__AVX2__)
+  return (Reg)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+#else
+  typedef std::int8_t Bytes __attribute__((vector_size(kWidth)));
+  Bytes b;
+  std::memcpy(&b, p, sizeof b);
+  return __builtin_convertvector(b, Reg);
+#endif
+}
+
+INLINE Reg load(const std::uint16_t* p) {  // IEEE half precision
+#if defined(__AVX512F__)
+  return (Reg)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
+#elif defined(__AVX2__)
+  return (Reg)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+#else
+  typedef std::uint16_t Halves __attribute__((vector_size(kWidth * 2)));
+  Halves h;
+  std::memcpy(&h, p, sizeof h);
+  const IntReg bits = __builtin_convertvector(h, IntReg);
+  const Reg magnitude = (Reg)((bits & 0x7fff) << 13) * 0x1p112f;  // exact, also for subnormals
+  return (Reg)((IntReg)magnitude | ((bits & 0x8000) << 16));
+#endif
+}
+
+INLINE void store(float* p, Reg r) { std::memcpy(p, &r, sizeof r); }
+
+INLINE Reg all(float x) { return x - Reg{}; }
+
+INLINE float lanes_sum(Reg r) {
+  float lanes[kWidth];
+  store(lanes, r);
+  for (int half = kWidth / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  return lanes[0];
+}
+
+// ---- Sixteen lanes, whatever the registers ---------------------------------------------------
+
+struct Vec {
+  Reg part[kParts];
+};
+
+#define EACH_PART _Pragma("GCC unroll 4") for (int i = 0; i < kParts; ++i)
+
+template <class E>
+INLINE Vec load16(const E* p) {
+  Vec v;
+  EACH_PART v.part[i] = load(p + i * kWidth);
+  return v;
+}
+
+INLINE void store16(float* p, const Vec& v) { EACH_PART store(p + i * kWidth, v.part[i]); }
+
+INLINE Vec fused(const Vec& a, const Vec& b, const Vec& c) {
+  Vec v;
+  EACH_PART v.part[i] = fused(a.part[i], b.part[i], c.part[i]);
+  return v;
+}
+
+INLINE Vec fused(const Vec& a, float b, const Vec& c) {
+  const Reg every = all(b);
+  Vec v;
+  EACH_PART v.part[i] = fused(a.part[i], every, c.part[i]);
+  return v;
+}
+
+template <class F>
+INLINE Vec map(const Vec& a, F f) {
+  Vec v;
+  EACH_PART v.part[i] = f(a.part[i]);
+  return v;
+}
+
+INLINE Vec operator+(const Vec& a, const Vec& b) {
+  Vec v;
+  EACH_PART v.part[i] = a.part[i] + b.part[i];
+  return v;
+}
+
+INLINE Vec operator-(const Vec& a, const Vec& b) {
+  Vec v;
+  EACH_PART v.part[i] = a.part[i] - b.part[i];
+  return v;
+}
+
+INLINE Vec operator*(const Vec& a, const Vec& b) {
+  Vec v;
+  EACH_PART v.part[i] = a.part[i] * b.part[i];
+  return v;
+}
+
+INLINE Vec operator*(const Vec& a, float b) {
+  return map(a, [b](Reg x) { return x * b; });
+}
+
+INLINE Vec operator+(const Vec& a, float b) {
+  return map(a, [b](Reg x) { return x + b; });
+}
+
+INLINE float sum(const Vec& v) {  // halves are added first, so every width gives the same bits
+  Reg r[kParts];
+  EACH_PART r[i] = v.part[i];
+  for (int half = kParts / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) r[i] += r[i + half];
+  return lanes_sum(r[0]);
+}
+
+// ---- Elementary functions --------------------------------------------------------------------
+
+// exp(x) = scale + scale * rest: the split keeps exp(x) - 1 exact near zero.
+INLINE void exponential(Reg x, Reg* scale, Reg* rest) {
+  x = x > 88.0f ? all(88.0f) : x;
+  x = x < -87.0f ? all(-87.0f) : x;
+  const Reg shifted = fused(x, all(1.44269504f), all(0x1.8p23f));  // rounds x / ln 2
+  const Reg n = shifted - 0x1.8p23f;
+  const Reg r = fused(n, all(-0x1.7f7d1cp-20f), fused(n, all(-0x1.62e4p-1f), x));
+  Reg p = all(1.0f / 5040);
+  constexpr float kInverseFactorials[] = {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f};
+  for (float c : kInverseFactorials) p = fused(p, r, all(c));
+  *rest = p * r;
+  *scale = (Reg)(((IntReg)shifted << 23) + 0x3f800000);
+}
+
+INLINE Reg exp(Reg x) {
+  Reg scale, rest;
+  exponential(x, &scale, &rest);
+  return fused(scale, rest, scale);
+}
+
+INLINE Reg sigmoid(Reg x) { return 1.0f / (1.0f + exp(-x)); }
+
+INLINE Reg tanh(Reg x) {
+  x = x > 20.0f ? all(20.0f) : x;
+  x = x < -20.0f ? all(-20.0f) : x;
+  Reg scale, rest;
+  exponential(x + x, &scale, &rest);
+  const Reg minus_one = fused(scale, rest, scale - 1.0f);  // exp(2 x) - 1
+  return minus_one / (minus_one + 2.0f);
+}
+
+// ---- Matrix products -------------------------------------------------------------------------
+
+INLINE void finish(const Product& job, long row, long panel, Vec y) {
+  const long column = panel * kLanes;
+  const long n = job.matrix->n_out - column;
+  float* out = job.y + row * job.y_stride + column;
+  if (job.matrix->scale) y = y * load16(job.matrix->scale + column);
+  if (job.matrix->bias) y = y + load16(job.matrix->bias + column);
+  switch (job.finish) {
+    case Finish::store: break;
+    case Finish::add: y = load16(out) + y; break;
+    case Finish::relu_squared: y = map(y, [](Reg x) { return x > 0.0f ? x * x : Reg{}; }); break;
+    case Finish::tanh: y = map(y, [](Reg x) { return tanh(x); }); break;
+    case Finish::sigmoid: y = map(y, [](Reg x) { return sigmoid(x); }); break;
+  }
+  if (n >= kLanes) return store16(out, y);
+  float lanes[kLanes];
+  store16(lanes, y);
+  std::memcpy(out, lanes, n * sizeof(float));
+}
+
+// P panels times T rows in registers; each sum runs over k = 0, 1, 2, ...
+template <class E, int P, int T>
+void block(const Product& job, long row, long panel) {
+  const long n_in = job.matrix->n_in, stride = job.x_stride;
+  const E* w = static_cast<const E*>(job.matrix->panels) + panel * n_in * kLanes;
+  const float* x = job.x + row * stride;
+  Vec sums[P][T] = {};
+  for (long k = 0; k < n_in; ++k, w += kLanes, ++x) {
+    Vec weights[P];
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) weights[p] = load16(w + p * n_in * kLanes);
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t)
+#pragma GCC unroll 8
+      for (int p = 0; p < P; ++p) sums[p][t] = fused(weights[p], x[t * stride], sums[p][t]);
+  }
+  for (int p = 0; p < P; ++p)
+    for (int t = 0; t < T; ++t) finish(job, row + t, panel + p, sums[p][t]);
+}
+
+constexpr int kMaxRows = kRegisters / kParts >= 8 ? 6 : 3;  // rows of a block
+
+// Panels beside each other for T rows: enough sums in flight to hide the latency of one.
+constexpr int panels_for(int rows) {
+  const int fit = (kRegisters - kRegisters / 4) / kParts / rows;
+  return rows == 1 ? 4 : fit >= 4 ? 4 : fit >= 2 ? 2 : 1;
+}
+
+template <class E, int P>
+INLINE void rows_of(const Product& job, long row, long count, long panel) {
+  switch (count) {
+    case 1: return block<E, P, 1>(job, row, panel);
+    case 2: return block<E, P, 2>(job, row, panel);
+    case 3: return block<E, P, 3>(job, row, panel);
+    case 4: if constexpr (kMaxRows > 3) return block<E, P, 4>(job, row, panel); else return;
+    case 5: if constexpr (kMaxRows > 3) return block<E, P, 5>(job, row, panel); else return;
+    case 6: if constexpr (kMaxRows > 3) return block<E, P, 6>(job, row, panel); else return;
+  }
+}
+
+template <class E>
+void multiply_as(const Product& job, long n_rows, long first, long last) {
+  const long n_blocks = (n_rows + kMaxRows - 1) / kMaxRows;
+  const long most = (n_rows + n_blocks - 1) / n_blocks;  // rows are dealt evenly to the blocks
+  const int width = panels_for(static_cast<int>(most));
+  for (long panel = first; panel < last;) {
+    const int take = last - panel >= width ? width : 1;
+    for (long i = 0; i < n_blocks; ++i) {
+      const long row = i * n_rows / n_blocks, count = (i + 1) * n_rows / n_blocks - row;
+      if (take == 4) {
+        rows_of<E, 4>(job, row, count, panel);
+      } else if (take == 2) {
+        rows_of<E, 2>(job, row, count, panel);
+      } else {
+        rows_of<E, 1>(job, row, count, panel);
+      }
+    }
+    panel += take;
+  }
+}
+
+void multiply(const Product& job, long n_rows, long first, long last) {
+  switch (job.matrix->type) {
+    case Type::f32: return multiply_as<float>(job, n_rows, first, last);
+    case Type::f16: return multiply_as<std::uint16_t>(job, n_rows, first, last);
+    case Type::i8: return multiply_as<std::int8_t>(job, n_rows, first, last);
+  }
+}
+
+// ---- Between the products --------------------------------------------------------------------
+
+constexpr float kOnesThenZeros[2 * kLanes] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+
+INLINE Vec mask(long remaining) {  // ones in the first `remaining` lanes
+  return load16(kOnesThenZeros + kLanes - (remaining < kLanes ? remaining : kLanes));
+}
+
+template <class E>
+void widen_as(const E* row, float scale, long n, float* out) {
+  for (long i = 0; i < n; i += kLanes) {
+    E last[kLanes] = {};
+    if (n - i < kLanes) std::memcpy(last, row + i, (n - i) * sizeof(E));
+    store16(out + i, load16(n - i < kLanes ? last : row + i) * scale);
+  }
+}
+
+void widen(const void* row, Type type, float scale, long n, float* out) {
+  switch (type) {
+    case Type::f32: return widen_as(static_cast<const float*>(row), scale, n, out);
+    case Type::f16: return widen_as(static_cast<const std::uint16_t*>(row), scale, n, out);
+    case Type::i8: return widen_as(static_cast<const std::int8_t*>(row), scale, n, out);
+  }
+}
+
+void layer_norm(const float* x, const float* weight, const float* bias, float eps, long n,
+                float* out) {
+  Vec total{}, squares{};
+  for (long i = 0; i < n; i += kLanes) total = total + load16(x + i);
+  const float mean = sum(total) / static_cast<float>(n);
+  for (long i = 0; i < n; i += kLanes) {
+    const Vec d = (load16(x + i) + -mean) * mask(n - i);
+    squares = fused(d, d, squares);
+  }
+  const float factor = 1.0f / __builtin_sqrtf(sum(squares) / static_cast<float>(n) + eps);
+  for (long i = 0; i < n; i += kLanes) {
+    const Vec d = (load16(x + i) + -mean) * factor;
+    store16(out + i, fused(d, load16(weight + i), load16(bias + i)));
+  }
+}
+
+void lerp(const float* now, const float* before, const float* mix, long n, float* out) {
+  for (long i = 0; i < n; i += kLanes) {
+    const Vec u = load16(now + i);
+    store16(out + i, fused(load16(before + i) - u, load16(mix + i), u));
+  }
+}
+
+// From the LoRA products to what the recurrence reads, in place: w becomes the decay, k the
+// replaced key, v the mixed value, v_mix the removal key kk and a the added key kk * a.
+INLINE void prepare(const HeadWeights& c, const HeadRows& x, long n) {
+  Vec squares{};
+  for (long i = 0; i < n; i += kLanes) {
+    const Vec kk = load16(x.k + i) * load16(c.k_k + i);
+    squares = fused(kk, kk, squares);
+  }
+  const float norm = __builtin_sqrtf(sum(squares));
+  const float inverse = 1.0f / (norm > 1e-12f ? norm : 1e-12f);
+  for (long i = 0; i < n; i += kLanes) {
+    const Vec v = load16(x.v + i), k = load16(x.k + i);
+    const Vec decay = map(load16(x.w + i) + load16(c.w0 + i), [](Reg d) {
+      return exp(sigmoid(d) * -0.6065306597126334f);  // exp(-1/2)
+    });
+    const Vec a = map(load16(x.a + i) + load16(c.a0 + i), [](Reg d) { return sigmoid(d); });
+    if (c.v0) {
+      const Vec m = map(load16(x.v_mix + i) + load16(c.v0 + i), [](Reg d) { return sigmoid(d); });
+      store16(x.v + i, fused(load16(x.v_first + i) - v, m, v));
+    } else {
+      store16(x.v_first + i, v);
+    }
+    const Vec kk = k * load16(c.k_k + i) * inverse;
+    store16(x.w + i, decay);
+    store16(x.v_mix + i, kk);
+    store16(x.a + i, kk * a);
+    store16(x.k + i, fused(k * load16(c.k_a + i), a + -1.0f, k));
+  }
+}
+
+// S <- S diag(w) - (S kk)(kk a)^T + v k^T and y = S r for R rows (values) of the state.
+template <int R>
+INLINE void recur(const HeadRows& x, long n, long row, float* state) {
+  const long width = padded(n);
+  float* s = state + row * width;
+  Vec removed[R] = {}, read[R] = {};
+  for (long j = 0; j < n; j += kLanes) {
+    const Vec kk = load16(x.v_mix + j);
+#pragma GCC unroll 4
+    for (int i = 0; i < R; ++i) removed[i] = fused(load16(s + i * width + j), kk, removed[i]);
+  }
+  float minus[R];
+  for (int i = 0; i < R; ++i) minus[i] = -sum(removed[i]);
+  for (long j = 0; j < n; j += kLanes) {
+    const Vec w = load16(x.w + j), b = load16(x.a + j), k = load16(x.k + j), r = load16(x.r + j);
+#pragma GCC unroll 4
+    for (int i = 0; i < R; ++i) {
+      float* cell = s + i * width + j;
+      Vec next = fused(load16(cell), w, k * x.v[row + i]);
+      next = fused(b, minus[i], next);
+      store16(cell, next);
+      read[i] = fused(next, r, read[i]);
+    }
+  }
+  for (int i = 0; i < R; ++i) x.y[row + i] = sum(read[i]);
+}
+
+void head(const HeadWeights& weights, const HeadRows& rows, long n_rows, long n, float* state) {
+  HeadRows x = rows;
+  for (long t = 0; t < n_rows; ++t) {
+    prepare(weights, x, n);
+    for (long i = n; i < padded(n); ++i) x.y[i] = 0.0f;
+    long row = 0;
+    for (; row + 4 <= n; row += 4) recur<4>(x, n, row, state);
+    for (; row < n; ++row) recur<1>(x, n, row, state);
+    Vec bonus{};
+    for (long i = 0; i < n; i += kLanes)
+      bonus = fused(load16(x.r + i) * load16(x.k + i), load16(weights.r_k + i), bonus);
+    const float share = sum(bonus);
+    layer_norm(x.y, weights.ln_weight, weights.ln_bias, 64e-5f, n, x.y);  // eps of every release
+    for (long i = 0; i < n; i += kLanes)
+      store16(x.y + i, fused(load16(x.v + i), share, load16(x.y + i)) * load16(x.g + i));
+    float** const rows_of_x[] = {&x.r, &x.w, &x.k, &x.v, &x.a, &x.v_mix, &x.g, &x.y, &x.v_first};
+    for (float** p : rows_of_x) *p += x.stride;
+  }
+}
+
+}  // namespace
+
+#define TEXT_OF(name) #name
+#define TEXT(name) TEXT_OF(name)
+
+const Kernels* ANSER_KERNELS() {
+  static const Kernels table = {TEXT(ANSER_NAME), multiply, widen, layer_norm, lerp, head};
+  return &table;
+}
+
+}  // namespace anser

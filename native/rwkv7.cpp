@@ -1,0 +1,483 @@
+#include "rwkv7.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <stdexcept>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace anser {
+
+namespace {
+
+constexpr float kLayerNormEps = 1e-5f;
+constexpr long kChunkRows = 60;     // rows of a prefill chunk: ten blocks of six
+constexpr long kPanelsPerItem = 4;  // what a thread claims at once
+constexpr long kRowsPerItem = 8;
+
+// Where instruction sets meet: the best first.
+std::vector<const Kernels*> supported_kernels() {
+  std::vector<const Kernels*> found;
+#if defined(ANSER_X86)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f")) found.push_back(kernels_avx512());
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+      __builtin_cpu_supports("f16c"))
+    found.push_back(kernels_avx2());
+#endif
+  found.push_back(kernels_portable());
+  return found;
+}
+
+const Kernels* choose(const std::string& name) {
+  for (const Kernels* kernels : supported_kernels())
+    if (name.empty() || name == kernels->name) return kernels;
+  throw std::invalid_argument("instruction set '" + name + "' is unknown, or not of this machine");
+}
+
+constexpr long items(long n, long per_item) { return (n + per_item - 1) / per_item; }
+
+std::string text(const std::vector<long>& shape) {
+  std::string s = "(";
+  for (long n : shape) s += (s.size() > 1 ? ", " : "") + std::to_string(n);
+  return s + ")";
+}
+
+const char* type_name(Type type) {
+  return type == Type::f32 ? "float32" : type == Type::f16 ? "float16" : "int8";
+}
+
+}  // namespace
+
+std::vector<std::string> instruction_sets() {
+  std::vector<std::string> names;
+  for (const Kernels* kernels : supported_kernels()) names.push_back(kernels->name);
+  return names;
+}
+
+struct Model::Layer {
+  const float *ln1, *ln2;  // weight [padded(D)], then bias
+  const float* mixes;      // x_r x_w x_k x_v x_a x_g, each [padded(D)]
+  const float* ffn_mix;
+  HeadWeights head;  // each [H, padded(N)]
+  Matrix receptance, key, value, output, w1, a1, v1, g1, w2, a2, v2, g2, ffn_key, ffn_value;
+};
+
+// Memory for what lives as long as the model, taken in big blocks.
+class Model::Arena {
+ public:
+  Arena() = default;
+  Arena(const Arena&) = delete;
+  ~Arena() {
+    for (void* block : blocks_) std::free(block);
+  }
+
+  template <class E>
+  E* take(long count) {
+    constexpr std::size_t kBlock = std::size_t{8} << 20, kAlign = std::size_t{2} << 20;
+    const std::size_t bytes = (static_cast<std::size_t>(count) * sizeof(E) + 63) / 64 * 64;
+    if (bytes > left_) {
+      blocks_.reserve(blocks_.size() + 1);
+      left_ = 0;
+      const std::size_t size = std::max((bytes + kAlign - 1) / kAlign * kAlign, kBlock);
+      next_ = static_cast<char*>(std::aligned_alloc(kAlign, size));
+      if (!next_) throw std::bad_alloc();
+      blocks_.push_back(next_);
+      left_ = size;
+#if defined(__linux__)
+      madvise(next_, left_, MADV_HUGEPAGE);  // a pass over the weights misses fewer page entries
+#endif
+    }
+    E* taken = reinterpret_cast<E*>(next_);
+    next_ += bytes;
+    left_ -= bytes;
+    return taken;
+  }
+
+ private:
+  std::vector<void*> blocks_;
+  char* next_ = nullptr;
+  std::size_t left_ = 0;
+};
+
+namespace {
+
+// A channel axis: `groups` of `size`, each padded to `stride`, so that heads start on a panel.
+struct Axis {
+  long groups, size, stride;
+  long length() const { return groups * size; }
+  long span() const { return groups * stride; }
+};
+
+Axis plain(long size) { return {1, size, padded(size)}; }
+
+}  // namespace
+
+// Checks tensors and copies them to the layout of the kernels.
+class Model::Loader {
+ public:
+  Loader(const Tensors& tensors, Arena& arena, Pool& pool)
+      : tensors_(tensors), arena_(arena), pool_(pool) {}
+
+  bool has(const std::string& name) const { return tensors_.count(name) != 0; }
+
+  const Tensor& find(const std::string& name) const {
+    const auto it = tensors_.find(name);
+    if (it == tensors_.end()) throw std::invalid_argument("tensor '" + name + "' is missing");
+    return it->second;
+  }
+
+  const Tensor& find(const std::string& name, const std::vector<long>& shape) const {
+    const Tensor& tensor = find(name);
+    if (tensor.shape != shape)
+      throw std::invalid_argument("tensor '" + name + "' has shape " + text(tensor.shape) +
+                                  ", expected " + text(shape));
+    return tensor;
+  }
+
+  // Vectors beside each other, each [axis.span()]; any shape with the right number of elements.
+  const float* vectors(std::initializer_list<std::string> names, const Axis& axis) {
+    const long total = axis.span() * static_cast<long>(names.size());
+    float* out = arena_.take<float>(total);
+    std::memset(out, 0, total * sizeof(float));
+    float* to = out;
+    for (const auto& name : names) {
+      const Tensor& tensor = find(name);
+      long count = 1;
+      for (long n : tensor.shape) count *= n;
+      if (count != axis.length() || tensor.type != Type::f32)
+        throw std::invalid_argument("tensor '" + name + "' is " + type_name(tensor.type) + " " +
+                                    text(tensor.shape) + ", expected float32 with " +
+                                    std::to_string(axis.length()) + " elements");
+      for (long g = 0; g < axis.groups; ++g, to += axis.stride)
+        std::memcpy(to, static_cast<const float*>(tensor.data) + g * axis.size,
+                    axis.size * sizeof(float));
+    }
+    return out;
+  }
+
+  // `stem`.weight [out, in] with its optional scale and bias.
+  Matrix linear(const std::string& stem, const Axis& in, const Axis& out) {
+    const std::string name = stem + ".weight";
+    const Axis panels{out.groups, out.size, padded(out.stride)};
+    Matrix m = pack(find(name, {out.length(), in.length()}), in, out, 1, in.length());
+    if (m.type == Type::i8) m.scale = vectors({name + ".scale"}, panels);
+    if (has(stem + ".bias")) m.bias = vectors({stem + ".bias"}, panels);
+    return m;
+  }
+
+  // A LoRA matrix [in, out].
+  Matrix lora(const std::string& name, const Axis& in, const Axis& out) {
+    const Tensor& tensor = find(name, {in.length(), out.length()});
+    if (tensor.type == Type::i8)
+      throw std::invalid_argument("tensor '" + name + "' is int8, expected float32 or float16");
+    return pack(tensor, in, out, out.length(), 1);
+  }
+
+ private:
+  // Element (o, k) of the source is at o * out_step + k * in_step.
+  Matrix pack(const Tensor& tensor, const Axis& in, const Axis& out, long in_step, long out_step) {
+    Matrix m;
+    m.type = tensor.type;
+    m.n_in = in.span();
+    m.n_out = out.span();
+    switch (tensor.type) {
+      case Type::f32: m.panels = panels<float>(tensor, in, out, in_step, out_step); break;
+      case Type::f16: m.panels = panels<std::uint16_t>(tensor, in, out, in_step, out_step); break;
+      case Type::i8: m.panels = panels<std::int8_t>(tensor, in, out, in_step, out_step); break;
+    }
+    return m;
+  }
+
+  template <class E>
+  const E* panels(const Tensor& tensor, const Axis& in, const Axis& out, long in_step,
+                  long out_step) {
+    const long n_panels = (out.span() + kLanes - 1) / kLanes, n_in = in.span();
+    const long in_group = n_panels / out.groups;  // a padded group ends with a panel
+    E* packed = arena_.take<E>(n_panels * n_in * kLanes);
+    pool_.run(n_panels, [&](long panel) {
+      const long group = panel / in_group, first = panel % in_group * kLanes;
+      const long count = std::min(kLanes, out.size - first);
+      const E* from = static_cast<const E*>(tensor.data) + (group * out.size + first) * out_step;
+      E* start = packed + panel * n_in * kLanes;
+      if (count < kLanes || in.stride > in.size) std::memset(start, 0, n_in * kLanes * sizeof(E));
+      for (long g = 0; g < in.groups; ++g) {
+        E* to = start + g * in.stride * kLanes;
+        for (long k = g * in.size; k < (g + 1) * in.size; ++k, to += kLanes)
+          for (long j = 0; j < count; ++j) to[j] = from[k * in_step + j * out_step];
+      }
+    });
+    return packed;
+  }
+
+  const Tensors& tensors_;
+  Arena& arena_;
+  Pool& pool_;
+};
+
+// The rows of one pass: `span` tokens of each of B sequences, row = sequence * span + token.
+struct Model::Rows {
+  long n_sequences, span, count, token;  // token: where the pass begins in the batch
+  float *x, *u, *mixed, *before;         // mixed: six vectors of a row kind beside each other
+  float *r, *w, *k, *v, *a, *v_mix, *g, *y, *v_first;  // [count, H * padded(N)]
+  float *w_low, *a_low, *v_low, *g_low, *hidden;
+  float* states;  // one for each head, where N is not a whole number of panels
+
+  // Lays the arrays out from `base`; returns the floats used.
+  long place(const Dims& d, float* base) {
+    const long width = padded(d.d_model), n = padded(d.head_size), heads = d.n_head() * n;
+    long used = 0;
+    const auto put = [&](float*& p, long stride) {
+      p = base + used;
+      used += count * stride;
+    };
+    for (float** p : {&x, &u, &before}) put(*p, width);
+    put(mixed, 6 * width);
+    for (float** p : {&r, &w, &k, &v, &a, &v_mix, &g, &y, &v_first}) put(*p, heads);
+    put(w_low, padded(d.rank_w));
+    put(a_low, padded(d.rank_a));
+    put(v_low, padded(d.rank_v));
+    put(g_low, padded(d.rank_g));
+    put(hidden, padded(d.d_ffn));
+    states = base + used;
+    return used + heads * d.head_size;
+  }
+};
+
+Model::Model(const Dims& dims, const Tensors& tensors, int n_threads,
+             const std::string& instructions)
+    : dims_(dims), kernels_(choose(instructions)), pool_(n_threads) {
+  if (dims.head_size < 1 || dims.d_model % dims.head_size)
+    throw std::invalid_argument("the head size does not divide the width");
+  memory_ = std::make_unique<Arena>();
+  Loader from(tensors, *memory_, pool_);
+  const Axis width = plain(dims.d_model), hidden = plain(dims.d_ffn);
+  const Axis heads{dims.n_head(), dims.head_size, padded(dims.head_size)};
+  const Axis w = plain(dims.rank_w), a = plain(dims.rank_a), v = plain(dims.rank_v),
+             g = plain(dims.rank_g), vocab{1, dims.n_vocab, dims.n_vocab};
+
+  embedding_ = from.find("emb.weight", {dims.n_vocab, dims.d_model});
+  if (embedding_.type == Type::i8) embedding_scale_ = from.vectors({"emb.weight.scale"}, vocab);
+  const auto norm = [&](const std::string& stem, const Axis& axis) {
+    return from.vectors({stem + ".weight", stem + ".bias"}, axis);
+  };
+  if (from.has("blocks.0.ln0.weight")) ln0_ = norm("blocks.0.ln0", width);
+  for (long i = 0; i < dims.n_layer; ++i) {
+    const std::string block = "blocks." + std::to_string(i) + ".", att = block + "att.";
+    const auto at_heads = [&](const char* name) { return from.vectors({att + name}, heads); };
+    Layer layer{};
+    layer.ln1 = norm(block + "ln1", width);
+    layer.ln2 = norm(block + "ln2", width);
+    layer.mixes = from.vectors(
+        {att + "x_r", att + "x_w", att + "x_k", att + "x_v", att + "x_a", att + "x_g"}, width);
+    layer.ffn_mix = from.vectors({block + "ffn.x_k"}, width);
+    layer.head = {at_heads("w0"),  at_heads("a0"),  i ? at_heads("v0") : nullptr,
+                  at_heads("k_k"), at_heads("k_a"), at_heads("r_k"),
+                  at_heads("ln_x.weight"), at_heads("ln_x.bias")};
+    layer.receptance = from.linear(att + "receptance", width, heads);
+    layer.key = from.linear(att + "key", width, heads);
+    layer.value = from.linear(att + "value", width, heads);
+    layer.output = from.linear(att + "output", heads, width);
+    layer.w1 = from.lora(att + "w1", width, w);
+    layer.w2 = from.lora(att + "w2", w, heads);
+    layer.a1 = from.lora(att + "a1", width, a);
+    layer.a2 = from.lora(att + "a2", a, heads);
+    layer.g1 = from.lora(att + "g1", width, g);
+    layer.g2 = from.lora(att + "g2", g, heads);
+    if (i > 0) {  // block 0 of some files carries a value residual that nothing uses
+      layer.v1 = from.lora(att + "v1", width, v);
+      layer.v2 = from.lora(att + "v2", v, heads);
+    }
+    layer.ffn_key = from.linear(block + "ffn.key", width, hidden);
+    layer.ffn_value = from.linear(block + "ffn.value", hidden, width);
+    layers_.push_back(layer);
+  }
+  ln_out_ = norm("ln_out", width);
+  head_ = from.linear("head", width, vocab);
+}
+
+Model::~Model() = default;
+
+void Model::forward(const Batch& batch) {
+  const std::lock_guard<std::mutex> turn(turn_);
+  const long most = std::max(1L, kChunkRows / batch.n_sequences);
+  for (long token = 0; token < batch.n_tokens; token += most) {
+    Rows rows{};
+    rows.n_sequences = batch.n_sequences;
+    rows.span = std::min(most, batch.n_tokens - token);
+    rows.count = rows.n_sequences * rows.span;
+    rows.token = token;
+    const std::size_t needed = rows.place(dims_, nullptr) + kLanes;
+    if (scratch_.size() < needed) scratch_.assign(needed, 0.0f);
+    const auto address = reinterpret_cast<std::uintptr_t>(scratch_.data());
+    rows.place(dims_, reinterpret_cast<float*>((address + 63) / 64 * 64));
+
+    embed(batch, rows);
+    for (long layer = 0; layer < dims_.n_layer; ++layer) {
+      time_mix(layer, batch, rows);
+      channel_mix(layer, batch, rows);
+    }
+    if (batch.every_token || token + rows.span == batch.n_tokens) read_out(batch, rows);
+  }
+}
+
+void Model::embed(const Batch& batch, const Rows& rows) {
+  const long d = dims_.d_model, width = padded(d);
+  const long bytes = d * (embedding_.type == Type::f32 ? 4 : embedding_.type == Type::f16 ? 2 : 1);
+  pool_.run(items(rows.count, kRowsPerItem), [&](long item) {
+    for (long row = item * kRowsPerItem; row < std::min(rows.count, (item + 1) * kRowsPerItem);
+         ++row) {
+      const long b = row / rows.span, t = rows.token + row % rows.span;
+      const std::int64_t id = batch.ids[b * batch.n_tokens + t];
+      float* x = rows.x + row * width;
+      kernels_->widen(static_cast<const char*>(embedding_.data) + id * bytes, embedding_.type,
+                      embedding_scale_ ? embedding_scale_[id] : 1.0f, d, x);
+      if (ln0_) kernels_->layer_norm(x, ln0_, ln0_ + width, kLayerNormEps, d, x);
+    }
+  });
+}
+
+// u = LN(x), then `n_mixes` blends of u with the u one token earlier; the shift states move on.
+void Model::norm_and_mix(float* shift, const float* ln, const float* mixes, long n_mixes,
+                         const Rows& rows) {
+  const long d = dims_.d_model, width = padded(d), step = dims_.n_layer * 2 * d;
+  const auto each_row = [&](const auto& f) {
+    pool_.run(items(rows.count, kRowsPerItem), [&](long item) {
+      for (long row = item * kRowsPerItem; row < std::min(rows.count, (item + 1) * kRowsPerItem);
+           ++row)
+        f(row);
+    });
+  };
+  each_row([&](long row) {
+    kernels_->layer_norm(rows.x + row * width, ln, ln + width, kLayerNormEps, d,
+                         rows.u + row * width);
+  });
+  for (long b = 0; b < rows.n_sequences; ++b) {
+    float* before = rows.before + b * width;
+    std::memcpy(before, shift + b * step, d * sizeof(float));
+    std::fill(before + d, before + width, 0.0f);
+    std::memcpy(shift + b * step, rows.u + ((b + 1) * rows.span - 1) * width, d * sizeof(float));
+  }
+  each_row([&](long row) {
+    const float* u = rows.u + row * width;
+    const float* before = row % rows.span ? u - width : rows.before + row / rows.span * width;
+    for (long i = 0; i < n_mixes; ++i)
+      kernels_->lerp(u, before, mixes + i * width, d, rows.mixed + (row * 6 + i) * width);
+  });
+}
+
+// Products beside each other; their panels are dealt out together.
+void Model::multiply(std::initializer_list<Product> products, long n_rows) {
+  long n_items = 0;
+  for (const Product& p : products)
+    if (p.matrix) n_items += items(p.matrix->n_panels(), kPanelsPerItem);
+  pool_.run(n_items, [&](long item) {
+    for (const Product& p : products) {
+      if (!p.matrix) continue;
+      const long own = items(p.matrix->n_panels(), kPanelsPerItem);
+      if (item < own) {
+        const long first = item * kPanelsPerItem;
+        const long last = std::min(p.matrix->n_panels(), first + kPanelsPerItem);
+        return kernels_->multiply(p, n_rows, first, last);
+      }
+      item -= own;
+    }
+  });
+}
+
+void Model::time_mix(long index, const Batch& batch, const Rows& rows) {
+  const Layer& layer = layers_[index];
+  const long d = dims_.d_model, width = padded(d), heads = dims_.n_head() * padded(dims_.head_size);
+  norm_and_mix(batch.shift + index * 2 * d, layer.ln1, layer.mixes, 6, rows);
+  const auto from = [&](const Matrix& matrix, long mix, float* y, long y_stride, Finish finish) {
+    return Product{&matrix, rows.mixed + mix * width, 6 * width, y, y_stride, finish};
+  };
+  Product v_low = from(layer.v1, 3, rows.v_low, padded(dims_.rank_v), Finish::store);
+  if (index == 0) v_low.matrix = nullptr;
+  multiply({from(layer.receptance, 0, rows.r, heads, Finish::store),
+            from(layer.w1, 1, rows.w_low, padded(dims_.rank_w), Finish::tanh),
+            from(layer.key, 2, rows.k, heads, Finish::store),
+            from(layer.value, 3, rows.v, heads, Finish::store), v_low,
+            from(layer.a1, 4, rows.a_low, padded(dims_.rank_a), Finish::store),
+            from(layer.g1, 5, rows.g_low, padded(dims_.rank_g), Finish::sigmoid)},
+           rows.count);
+  pool_.run(dims_.n_head(), [&](long h) { head(index, h, batch, rows); });
+  multiply({{&layer.output, rows.y, heads, rows.x, width, Finish::add}}, rows.count);
+}
+
+// One head of every sequence: the second LoRA products, then the recurrence.
+void Model::head(long index, long h, const Batch& batch, const Rows& rows) {
+  const Layer& layer = layers_[index];
+  const long n = dims_.head_size, stride = padded(n), heads = dims_.n_head() * stride;
+  const long first = h * stride / kLanes, last = first + stride / kLanes;
+  const auto expand = [&](const Matrix& matrix, const float* low, long rank, float* y) {
+    kernels_->multiply({&matrix, low, padded(rank), y, heads, Finish::store}, rows.count, first,
+                       last);
+  };
+  expand(layer.w2, rows.w_low, dims_.rank_w, rows.w);
+  expand(layer.a2, rows.a_low, dims_.rank_a, rows.a);
+  expand(layer.g2, rows.g_low, dims_.rank_g, rows.g);
+  if (index > 0) expand(layer.v2, rows.v_low, dims_.rank_v, rows.v_mix);
+
+  HeadWeights weights = layer.head;
+  for (const float** p : {&weights.w0, &weights.a0, &weights.v0, &weights.k_k, &weights.k_a,
+                          &weights.r_k, &weights.ln_weight, &weights.ln_bias})
+    if (*p) *p += h * stride;
+  for (long b = 0; b < rows.n_sequences; ++b) {
+    const long at = b * rows.span * heads + h * stride;
+    const HeadRows x{rows.r + at, rows.w + at,     rows.k + at, rows.v + at,       rows.a + at,
+                     rows.v_mix + at, rows.g + at, rows.y + at, rows.v_first + at, heads};
+    float* state = batch.wkv + ((b * dims_.n_layer + index) * dims_.n_head() + h) * n * n;
+    if (n == stride) {
+      kernels_->head(weights, x, rows.span, n, state);
+      continue;
+    }
+    float* wide = rows.states + h * n * stride;
+    for (long i = 0; i < n; ++i) {
+      std::memcpy(wide + i * stride, state + i * n, n * sizeof(float));
+      std::fill(wide + i * stride + n, wide + (i + 1) * stride, 0.0f);
+    }
+    kernels_->head(weights, x, rows.span, n, wide);
+    for (long i = 0; i < n; ++i)
+      std::memcpy(state + i * n, wide + i * stride, n * sizeof(float));
+  }
+}
+
+void Model::channel_mix(long index, const Batch& batch, const Rows& rows) {
+  const Layer& layer = layers_[index];
+  const long d = dims_.d_model, width = padded(d), hidden = padded(dims_.d_ffn);
+  norm_and_mix(batch.shift + (index * 2 + 1) * d, layer.ln2, layer.ffn_mix, 1, rows);
+  multiply({{&layer.ffn_key, rows.mixed, 6 * width, rows.hidden, hidden, Finish::relu_squared}},
+           rows.count);
+  multiply({{&layer.ffn_value, rows.hidden, hidden, rows.x, width, Finish::add}}, rows.count);
+}
+
+void Model::read_out(const Batch& batch, const Rows& rows) {
+  const long width = padded(dims_.d_model), vocab = dims_.n_vocab;
+  const long span = batch.every_token ? rows.span : 1;  // rows read of each sequence
+  for (long b = 0; b < rows.n_sequences; ++b)
+    for (long t = 0; t < span; ++t)
+      kernels_->layer_norm(rows.x + ((b + 1) * rows.span - span + t) * width, ln_out_,
+                           ln_out_ + width, kLayerNormEps, dims_.d_model,
+                           rows.u + (b * span + t) * width);
+  pool_.run(items(head_.n_panels(), kPanelsPerItem), [&](long item) {
+    const long first = item * kPanelsPerItem;
+    const long last = std::min(head_.n_panels(), first + kPanelsPerItem);
+    if (span == batch.n_tokens || !batch.every_token) {  // the rows of the answer are contiguous
+      kernels_->multiply({&head_, rows.u, width, batch.logits, vocab, Finish::store},
+                         rows.n_sequences * span, first, last);
+      return;
+    }
+    for (long b = 0; b < rows.n_sequences; ++b) {
+      float* logits = batch.logits + (b * batch.n_tokens + rows.token) * vocab;
+      kernels_->multiply({&head_, rows.u + b * span * width, width, logits, vocab, Finish::store},
+                         span, first, last);
+    }
+  });
+}
+
+}  // namespace anser

@@ -1,0 +1,115 @@
+// A pool whose work is claimed, not dealt: a thread that the system keeps off the processor delays
+// nobody, because the others take its share. Idle threads spin for a moment, then sleep.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace anser {
+
+class Pool {
+ public:
+  explicit Pool(int n_threads) {
+    for (int i = 1; i < n_threads; ++i) workers_.emplace_back([this] { serve(); });
+  }
+
+  ~Pool() {
+    publish(0, true);
+    for (auto& worker : workers_) worker.join();
+  }
+
+  // f(i) for every i in [0, n), in any order, on any thread; returns when all are done.
+  template <class F>
+  void run(long n, const F& f) {
+    if (workers_.empty() || n <= 1) {
+      for (long i = 0; i < n; ++i) f(i);
+      return;
+    }
+    call_ = [](const void* work, long i) { (*static_cast<const F*>(work))(i); };
+    work_ = &f;
+    done_.store(0, std::memory_order_relaxed);
+    publish(static_cast<std::uint32_t>(n), false);
+    while (claim()) {
+    }
+    for (int spins = 0; done_.load(std::memory_order_acquire) != n; ++spins) {
+      if (spins < 1000) {
+        pause();
+      } else {
+        std::this_thread::yield();
+      }
+    }
+  }
+
+ private:
+  static void pause() {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+  }
+
+  void publish(std::uint32_t n, bool stop) {
+    if (stop) stop_.store(true);
+    round_ += std::uint64_t{1} << 32;
+    ticket_.store(round_ | n);
+    if (sleeping_.load() > 0) {
+      { std::lock_guard<std::mutex> lock(mutex_); }
+      wake_.notify_all();
+    }
+  }
+
+  // One word holds the round and the items left in it, so a claim made with an old round fails.
+  bool claim() {
+    std::uint64_t ticket = ticket_.load(std::memory_order_acquire);
+    do {
+      if (static_cast<std::uint32_t>(ticket) == 0) return false;
+    } while (!ticket_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel,
+                                            std::memory_order_acquire));
+    call_(work_, static_cast<long>(static_cast<std::uint32_t>(ticket)) - 1);
+    done_.fetch_add(1, std::memory_order_release);
+    return true;
+  }
+
+  void serve() {
+    using Clock = std::chrono::steady_clock;
+    constexpr auto kPatience = std::chrono::microseconds(50);
+    while (!stop_.load(std::memory_order_relaxed)) {
+      const std::uint64_t seen = ticket_.load() >> 32;
+      while (claim()) {
+      }
+      const auto changed = [&] { return ticket_.load() >> 32 != seen; };
+      const auto give_up = Clock::now() + kPatience;
+      bool found = changed();
+      while (!found && Clock::now() < give_up) {
+        for (int i = 0; i < 16 && !found; ++i) {
+          pause();
+          found = changed();
+        }
+      }
+      if (found) continue;
+      std::unique_lock<std::mutex> lock(mutex_);
+      sleeping_.fetch_add(1);
+      wake_.wait(lock, changed);
+      sleeping_.fetch_sub(1);
+    }
+  }
+
+  std::vector<std::thread> workers_;
+  std::atomic<std::uint64_t> ticket_{0};
+  alignas(64) std::atomic<long> done_{0};
+  std::atomic<int> sleeping_{0};
+  std::atomic<bool> stop_{false};
+  std::uint64_t round_ = 0;
+  void (*call_)(const void*, long) = nullptr;
+  const void* work_ = nullptr;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+};
+
+}  // namespace anser
