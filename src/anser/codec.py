@@ -129,7 +129,11 @@ def decode(ids: NDArray[np.integer] | list[int]) -> NDArray[np.void]:
 
 def to_ticks(song: Song, bar: int, notes: NDArray[np.void]) -> NDArray[np.void]:
     """Turn GRID_NOTEs of a bar into the song's NOTEs, in ticks from the song's beginning."""
-    per_quarter, start, end = song.ticks_per_quarter, song.bars.starts[bar], song.bars.starts[bar + 1]
+    per_quarter, start, end = (
+        song.ticks_per_quarter,
+        song.bars.starts[bar],
+        song.bars.starts[bar + 1],
+    )
     ticks = np.empty(len(notes), dtype=NOTE)
     onset = start + _rescale(notes["position"].astype(np.int64), per_quarter, vocab.GRID)
     ticks["onset"] = np.minimum(onset, end - 1)
@@ -234,4 +238,3 @@ def _tempos(song: Song) -> NDArray[np.float32]:
     at = np.searchsorted(song.tempos["tick"], song.bars.starts[:-1], side="right") - 1
     microseconds = np.where(at < 0, 500_000, song.tempos["microseconds"][np.maximum(at, 0)])
     return (60e6 / np.maximum(microseconds, 1)).astype(np.float32)
-

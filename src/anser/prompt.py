@@ -206,9 +206,7 @@ def _check(song: Encoded, selection: Selection) -> None:
 
 def _shown_tracks(song: Encoded, selection: Selection, window: Window) -> tuple[int, ...]:
     """Choose the selected tracks and those that play most around the selection."""
-    near = slice(
-        max(selection.bars[0] - window.before, 0), selection.bars[-1] + window.after + 1
-    )
+    near = slice(max(selection.bars[0] - window.before, 0), selection.bars[-1] + window.after + 1)
     n_notes = song.n_notes[:, near].sum(axis=1, dtype=np.int64)
     n_notes[list(selection.tracks)] = np.iinfo(np.int64).max
     busiest = np.argsort(-n_notes, kind="stable")[: max(window.tracks, len(selection.tracks))]

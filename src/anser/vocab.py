@@ -20,10 +20,10 @@ VELOCITY_STEP: Final = 4
 # Notes in a cell, upper edges of the bins: exact up to 16, then coarser.
 DENSITY_EDGES: Final = (*range(17), 18, 20, 24, 28, 32, 40, 48, 64, 1 << 30)
 # Quarters per minute, upper edges of the bins: about 8 % apart.
-TEMPO_EDGES: Final = tuple(round(32 * 1.08**i) for i in range(31)) + (1 << 30,)
+TEMPO_EDGES: Final = (*(round(32 * 1.08**i) for i in range(31)), 1 << 30)
 JUMPS: Final = 32  # bars left out of a prompt, counted up to this
 
-# family, how many: the token `family_i` has the id first[family] + i
+# family, how many; a token's name tells its value (see _value), its id is first[family] + i
 FAMILIES: Final = (
     ("pad", 1),  # id 0; fills batches, never seen by a trained model
     ("song", 1),  # begins every prompt
@@ -86,8 +86,20 @@ PITCH: Final = FIRST["pitch"]
 DRUM: Final = FIRST["drum"]
 DENSITY: Final = FIRST["density"]
 
+
+def _value(family: str, i: int) -> int:
+    """Return what the i-th token of a family stands for; bins are numbered."""
+    if family in ("jump", "numerator", "duration"):
+        return i + 1
+    if family == "denominator":
+        return 1 << i
+    return i * VELOCITY_STEP if family == "velocity" else i
+
+
 _NAMES: Final = tuple(
-    family if count == 1 else f"{family}_{i}" for family, count in FAMILIES for i in range(count)
+    family if count == 1 else f"{family}_{_value(family, i)}"
+    for family, count in FAMILIES
+    for i in range(count)
 )
 _IDS: Final = {name: i for i, name in enumerate(_NAMES)}
 

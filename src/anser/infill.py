@@ -1,0 +1,267 @@
+"""Song + selection → takes: the whole flow, and the only module that knows all of it.
+
+    encode ─▶ prompt.make ─▶ engine.prefill ─▶ (grammar + sampling loop) ─▶ decode ─▶ splice
+
+All takes read the prompt once and are written side by side, cell by cell in musical time. Each
+take has a generator of its own, seeded by (seed, take), so it comes out the same alone or among
+others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anser import codec, prompt, vocab
+from anser.grammar import CellGrammar
+from anser.prompt import NO_CONTROLS, Cell, Controls, Prompt, Window
+from anser.ranges import pitch_range
+from anser.rwkv7.engine import Engine, State
+from anser.sampling import Sampling, pick
+from anser.selection import Selection
+from anser.song import Song, splice
+
+
+@dataclass(frozen=True)
+class Decided:
+    """Notes of one take that are decided: one note, or the end of a cell (no notes)."""
+
+    take: int
+    cell: Cell
+    notes: NDArray[np.void]  # NOTEs in ticks; at most one
+    cell_is_done: bool
+
+
+@dataclass(frozen=True)
+class CellReport:
+    """What was asked of a cell, and what came out."""
+
+    track: int
+    bar: int
+    asked_density: float | None
+    n_notes: int
+    log_likelihood: float  # of the cell's ids among the allowed ones, nats
+
+
+@dataclass(frozen=True)
+class Take:
+    """One answer for a selection."""
+
+    song: Song
+    notes: Mapping[int, NDArray[np.void]]  # new NOTEs by track, in ticks
+    seed: int
+    number: int  # which of the takes of this seed, from 0
+    cells: tuple[CellReport, ...]
+
+    @property
+    def n_notes(self) -> int:
+        """Notes written."""
+        return sum(c.n_notes for c in self.cells)
+
+    @property
+    def log_likelihood(self) -> float:
+        """Nats per note: how likely the model finds its answer (an empty one counts as a note)."""
+        return sum(c.log_likelihood for c in self.cells) / max(self.n_notes, 1)
+
+    @property
+    def report(self) -> dict[str, object]:
+        """Return what was asked and what came out, ready for JSON; tracks and bars from 1."""
+        return {
+            "seed": self.seed,
+            "take": self.number + 1,
+            "notes": self.n_notes,
+            "nats_per_note": round(-self.log_likelihood, 4),
+            "cells": [
+                {
+                    "track": c.track + 1,
+                    "bar": c.bar + 1,
+                    "notes": c.n_notes,
+                    "asked": {} if c.asked_density is None else {"density": c.asked_density},
+                }
+                for c in self.cells
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything that decides an answer."""
+
+    song: Song
+    selection: Selection
+    controls: Mapping[Cell, Controls] = field(default_factory=dict)
+    takes: int = 1
+    seed: int = 0
+    sampling: Sampling = Sampling()
+    window: Window = Window()
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.takes <= 64:
+            raise ValueError(f"takes: expected 1..64, found {self.takes}.")
+        if self.seed < 0:
+            raise ValueError(f"seed: expected 0 or more, found {self.seed}.")
+
+
+def infill(engine: Engine, request: Request) -> list[Take]:
+    """Return the takes; each song differs from the request's in the selected cells only."""
+    writing = _Writing(engine, request)
+    for _ in writing.events():
+        pass
+    return writing.takes()
+
+
+def stream(engine: Engine, request: Request) -> Iterator[Decided]:
+    """Yield notes as they are decided, in musical time within each take."""
+    return _Writing(engine, request).events()
+
+
+class _Writing:
+    """The takes of one request while they are written."""
+
+    def __init__(self, engine: Engine, request: Request) -> None:
+        self._engine, self._request = engine, request
+        song = codec.encode(request.song)
+        self._lengths = song.lengths
+        self._programs = song.programs
+        self._prompt: Prompt = prompt.make(
+            song, request.selection, request.controls, request.window
+        )
+        self._pitches = {t: _playable(request.song, t) for t in request.selection.tracks}
+        self._rngs = [np.random.default_rng((request.seed, n)) for n in range(request.takes)]
+        self._notes: list[dict[int, list[NDArray[np.void]]]] = [
+            {t: [] for t in request.selection.tracks} for _ in self._rngs
+        ]
+        self._cells: list[list[CellReport]] = [[] for _ in self._rngs]
+        # per take and track: until when each pitch sounds, and after which bar that was counted
+        self._sounding: list[dict[int, tuple[int, NDArray[np.int64]]]] = [{} for _ in self._rngs]
+
+    def events(self) -> Iterator[Decided]:
+        """Write all cells, yielding every note and every cell's end."""
+        n_takes = self._request.takes
+        state = self._engine.new_state(1)
+        for i, segment in enumerate(self._prompt.segments):
+            given = segment.given.astype(np.int64)
+            if i == 0:
+                logits = self._engine.prefill(state, given[None])
+                state, logits = state.repeat(n_takes), np.repeat(logits, n_takes, axis=0)
+            else:
+                logits = self._engine.prefill(state, np.tile(given, (n_takes, 1)))
+            yield from self._write_cell(segment.cell, state, logits)
+
+    def takes(self) -> list[Take]:
+        """Return the finished takes."""
+        request = self._request
+        result = []
+        for number, (notes, cells) in enumerate(zip(self._notes, self._cells, strict=True)):
+            by_track = {t: np.concatenate(n) for t, n in notes.items() if n}
+            spliced = splice(request.song, request.selection, by_track)
+            result.append(Take(spliced, by_track, request.seed, number, tuple(cells)))
+        return result
+
+    def _write_cell(
+        self, cell: Cell, state: State, logits: NDArray[np.float32]
+    ) -> Iterator[Decided]:
+        """Write one cell of every take; rows of finished takes move to the end of the batch."""
+        takes = list(range(self._request.takes))  # which take each row of the state belongs to
+        answers = {take: _Answer(self._grammar(take, cell)) for take in takes}
+        n_writing = len(takes)
+        while n_writing:
+            row = 0
+            while row < n_writing:
+                take, answer = takes[row], answers[takes[row]]
+                n_before = answer.n_notes
+                answer.write(logits[row], self._request.sampling, self._rngs[take])
+                if answer.n_notes > n_before:
+                    yield Decided(take, cell, self._ticks(cell, answer)[-1:], cell_is_done=False)
+                if answer.grammar.done:
+                    self._keep(take, cell, answer)
+                    yield Decided(take, cell, self._ticks(cell, answer)[:0], cell_is_done=True)
+                row += 1
+            writing = [row for row in range(n_writing) if not answers[takes[row]].grammar.done]
+            # every id reaches its take's state, also the last one of a cell
+            ids = np.array([answers[take].ids[-1] for take in takes[:n_writing]], dtype=np.int64)
+            logits = self._engine.step(state.rows(n_writing), ids)
+            if len(writing) < n_writing:
+                order = [*writing, *(r for r in range(n_writing) if r not in writing)]
+                order += range(n_writing, len(takes))
+                state.reorder(order)
+                takes = [takes[r] for r in order]
+                logits = logits[writing]
+                n_writing = len(writing)
+        state.reorder([takes.index(take) for take in range(len(takes))])
+
+    def _grammar(self, take: int, cell: Cell) -> CellGrammar:
+        track, bar = cell
+        wish = self._request.controls.get(cell, NO_CONTROLS)
+        program = int(self._programs[track]) if wish.program is None else wish.program
+        pitches = self._pitches[track] if wish.program is None else pitch_range(program)
+        since, until = self._sounding[take].get(track, (bar, np.zeros(128, dtype=np.int64)))
+        until = np.maximum(until - self._lengths[since:bar].sum(dtype=np.int64), 0)
+        return CellGrammar(int(self._lengths[bar]), program, until, pitches)
+
+    def _keep(self, take: int, cell: Cell, answer: _Answer) -> None:
+        track, bar = cell
+        self._sounding[take][track] = (bar + 1, answer.grammar.sounding())
+        self._notes[take][track].append(self._ticks(cell, answer))
+        asked = self._request.controls.get(cell, NO_CONTROLS).density
+        report = CellReport(track, bar, asked, answer.n_notes, answer.log_likelihood)
+        self._cells[take].append(report)
+
+    def _ticks(self, cell: Cell, answer: _Answer) -> NDArray[np.void]:
+        return codec.to_ticks(self._request.song, cell[1], codec.decode(answer.ids))
+
+
+@dataclass
+class _Answer:
+    """One cell of one take while it is written."""
+
+    grammar: CellGrammar
+    ids: list[int] = field(default_factory=list)
+    log_likelihood: float = 0.0
+    n_notes: int = 0
+
+    def write(
+        self, logits: NDArray[np.float32], sampling: Sampling, rng: np.random.Generator
+    ) -> None:
+        """Draw the next id."""
+        drawn = pick(logits, self.grammar.allowed(), sampling, rng)
+        self.grammar.advance(drawn.token)
+        self.ids.append(drawn.token)
+        self.log_likelihood += drawn.log_likelihood
+        self.n_notes += vocab.PITCH <= drawn.token < vocab.DRUM + 128
+
+
+def _playable(song: Song, track: int) -> tuple[int, int]:
+    """Return the track's pitch range: its instrument's, widened to what it already plays."""
+    part = song.tracks[track]
+    low, high = pitch_range(vocab.DRUMS if part.is_drum else part.program)
+    pitches = part.notes["pitch"]
+    return min(low, int(pitches.min(initial=127))), max(high, int(pitches.max(initial=0)))
+
+
+def same_for_all(selection: Selection, controls: Controls) -> dict[Cell, Controls]:
+    """Ask the same of every selected cell."""
+    return dict.fromkeys(selection.cells, controls) if controls != NO_CONTROLS else {}
+
+
+def per_track(
+    selection: Selection, by_track: Mapping[int, Controls], otherwise: Controls = NO_CONTROLS
+) -> dict[Cell, Controls]:
+    """Ask each track's own controls of its selected cells, and `otherwise` of the others."""
+    asked = {cell: by_track.get(cell[0], otherwise) for cell in selection.cells}
+    return {cell: wish for cell, wish in asked.items() if wish != NO_CONTROLS}
+
+
+__all__: Sequence[str] = (
+    "CellReport",
+    "Decided",
+    "Request",
+    "Take",
+    "infill",
+    "per_track",
+    "same_for_all",
+    "stream",
+)

@@ -1,0 +1,121 @@
+"""Name or path → a model ready to answer.
+
+Knows where checkpoints lie and that model and vocabulary must fit each other; the flow is `infill`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Final
+
+from anser import vocab
+from anser.errors import CheckpointError
+from anser.infill import Decided, Request, Take, infill, same_for_all, stream
+from anser.prompt import Controls
+from anser.rwkv7 import checkpoint
+from anser.rwkv7.engine import Engine
+from anser.sampling import Sampling
+from anser.selection import Selection
+from anser.song import Song
+
+DEFAULT: Final = "anser-1"
+SUFFIX: Final = ".safetensors"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model: weights in an engine, and what its file says of them."""
+
+    name: str
+    engine: Engine
+    metadata: dict[str, str] = field(repr=False)
+
+    def infill(
+        self,
+        song: Song,
+        selection: Selection | str,
+        *,
+        takes: int = 1,
+        seed: int = 0,
+        density: float | None = None,
+        sampling: Sampling = Sampling(),
+    ) -> list[Take]:
+        """Write the selected cells anew, `takes` times; nothing else in the song changes.
+
+        `selection` may be spelled as musicians do: `"bass:9-12, drums:9-16"`. `density` asks for so
+        many notes a bar in each cell; None leaves it to the model. Equal arguments give equal
+        bytes. Raises `SelectionError` or `ControlError` when the request does not fit the song.
+        """
+        return infill(
+            self.engine,
+            _request(song, selection, density, takes=takes, seed=seed, sampling=sampling),
+        )
+
+    def stream(
+        self,
+        song: Song,
+        selection: Selection | str,
+        *,
+        seed: int = 0,
+        density: float | None = None,
+        sampling: Sampling = Sampling(),
+    ) -> Iterator[Decided]:
+        """Yield the notes of one take in musical time, as they are decided."""
+        return stream(self.engine, _request(song, selection, density, seed=seed, sampling=sampling))
+
+
+def _request(
+    song: Song,
+    selection: Selection | str,
+    density: float | None,
+    *,
+    takes: int = 1,
+    seed: int,
+    sampling: Sampling,
+) -> Request:
+    cells = Selection.parse(selection, song) if isinstance(selection, str) else selection
+    controls = same_for_all(cells, Controls(density=density))
+    return Request(song, cells, controls, takes=takes, seed=seed, sampling=sampling)
+
+
+def packaged() -> list[str]:
+    """Return the names of the models that come with the package."""
+    return sorted(
+        entry.name.removesuffix(SUFFIX)
+        for entry in files("anser.data").iterdir()
+        if entry.name.endswith(SUFFIX)
+    )
+
+
+def load(name: str | Path = DEFAULT, *, threads: int | None = None) -> Model:
+    """Open a model by the name of a packaged one, or by the path of a checkpoint.
+
+    `threads` is the number of CPU threads, by default those of the machine up to four. Raises
+    `CheckpointError` when there is no such model, or the file is none of Anser's.
+    """
+    path = Path(name)
+    if path.suffix != SUFFIX and not path.exists():
+        if str(name) not in packaged():
+            known = ", ".join(packaged())
+            raise CheckpointError(f"model {name}: expected one of {known}, or a checkpoint's path.")
+        with as_file(files("anser.data") / f"{name}{SUFFIX}") as packaged_path:
+            return _open(packaged_path, str(name), threads)
+    return _open(path, path.stem, threads)
+
+
+def _open(path: Path, name: str, threads: int | None) -> Model:
+    opened = checkpoint.load(path)
+    found = opened.metadata.get("vocab")
+    if found is None:
+        raise CheckpointError(
+            f"{path}: expected a model of Anser's, found weights without a vocab."
+        )
+    if found != vocab.fingerprint():
+        raise CheckpointError(
+            f"{path}: expected the vocab of this version of Anser, found another. "
+            "Use the version of Anser that the model was made with."
+        )
+    return Model(name, Engine(opened, threads=threads), opened.metadata)

@@ -1,0 +1,1 @@
+"""Corpus packs → shards → examples → a trained checkpoint. Needs the extra `train`."""

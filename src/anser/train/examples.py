@@ -1,0 +1,211 @@
+"""Encoded songs → training examples, made on the fly.
+
+An example is a prompt with the song's own cells as answers, made by the same `prompt.make` as at
+inference, from a random selection, random controls and a random window, transposed within each
+instrument's range. Same seed and number, same example, whoever makes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anser import codec, prompt, vocab
+from anser.codec import Encoded
+from anser.prompt import Controls, Window
+from anser.ranges import pitch_range
+from anser.selection import Selection
+from anser.train.shards import Shard
+
+# How often each source's notes are seen, against their number: clean band music is scarce, and two
+# thirds of all clean notes are of one kind.
+SOURCE_WEIGHTS: Final[Mapping[str, float]] = {
+    "polish": 0.25,
+    "pop909": 2.0,
+    "freedoom": 4.0,
+    "easyrpg": 4.0,
+    "groove": 4.0,
+}
+MAX_IDS: Final = 4096  # of one example
+ALIGN: Final = 16  # sequences in a batch begin at multiples of this, the chunk of the wkv kernel
+
+
+@dataclass(frozen=True)
+class Example:
+    """One sequence: what is read, and which of its ids the model is to answer."""
+
+    ids: NDArray[np.uint16]
+    is_answer: NDArray[np.bool_]
+
+
+Spell = Callable[[Encoded, Selection, "Request"], Example]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What surrounds a selection in one example."""
+
+    controls: Mapping[prompt.Cell, Controls]
+    window: Window
+
+
+def spell(song: Encoded, selection: Selection, request: Request) -> Example:
+    """Lay an example out as Anser's own prompt with the song's cells as answers."""
+    made = prompt.make(song, selection, request.controls, request.window)
+    return Example(*prompt.with_answers(made, song))
+
+
+def draw_selection(song: Encoded, rng: np.random.Generator) -> Selection:
+    """Draw a selection of one of the kinds that composers make, where something plays."""
+    kind = rng.choice(6, p=[0.36, 0.28, 0.14, 0.12, 0.07, 0.03])
+    n_bars = int(rng.choice([1, 2, 4, 8], p=[0.2, 0.2, 0.4, 0.2]))
+    if kind == 4:
+        n_bars = int(rng.integers(12, 25))  # a whole track, as far as a window shows it
+    n_bars = min(n_bars, song.n_bars)
+    per_bar = song.n_notes.sum(axis=0, dtype=np.int64)
+    anchor = int(rng.choice(song.n_bars, p=per_bar / per_bar.sum()))
+    first = int(np.clip(anchor - rng.integers(n_bars), 0, song.n_bars - n_bars))
+    bars = range(first, first + n_bars)
+    near = song.n_notes[:, max(first - 8, 0) : first + n_bars + 8].sum(axis=1, dtype=np.int64)
+    playing = np.flatnonzero(near)
+    inside = np.flatnonzero(song.n_notes[:, first : first + n_bars].sum(axis=1, dtype=np.int64))
+    if kind in (0, 4):  # one track, mostly one that plays in these bars
+        tracks = [int(rng.choice(inside if rng.random() < 0.9 else playing))]
+    elif kind == 5:  # every track
+        tracks = playing[: vocab.N_TRACKS].tolist()
+    else:
+        n_tracks = min(int(rng.integers(1 if kind in (2, 3) else 2, 5)), len(playing))
+        tracks = rng.choice(playing, n_tracks, replace=False).tolist()
+    cells = [(int(t), int(b)) for t in tracks for b in bars]
+    if kind == 2 and len(cells) > 1:  # scattered
+        spread = range(first, min(first + 3 * n_bars, song.n_bars))
+        cells = [(int(t), int(b)) for t in tracks for b in spread if rng.random() < 0.4] or cells
+    return Selection(frozenset(cells))
+
+
+def draw_window(rng: np.random.Generator) -> Window:
+    """Draw how much is shown around a selection: mostly both sides, at times one, seldom none."""
+    before = 0 if rng.random() < 0.06 else int(rng.integers(1, 41))
+    after = 0 if rng.random() < 0.25 else int(rng.integers(1, 17))
+    return Window(tokens=int(rng.integers(300, 2200)), before=before, after=after)
+
+
+def draw_controls(
+    song: Encoded, selection: Selection, rng: np.random.Generator
+) -> dict[prompt.Cell, Controls]:
+    """Ask for what stands in the cells: for none of them, for all, or for some."""
+    share = rng.choice([0.0, 1.0, 0.5], p=[0.5, 0.3, 0.2])
+    return {
+        cell: Controls(density=float(song.n_notes[cell]))
+        for cell in sorted(selection.cells)
+        if rng.random() < share
+    }
+
+
+def transposition_range(song: Encoded) -> tuple[int, int]:
+    """Return how far down and up the song can go with every track inside its instrument's range."""
+    down, up = -6, 6
+    for track, program in enumerate(song.programs):
+        if program == vocab.DRUMS:
+            continue
+        at = track * song.n_bars
+        ids = song.ids[song.offsets[at] : song.offsets[at + song.n_bars]]
+        pitches = ids[(ids >= vocab.PITCH) & (ids < vocab.PITCH + 128)].astype(int) - vocab.PITCH
+        if len(pitches):
+            low, high = pitch_range(int(program))
+            down = max(down, min(low - int(pitches.min()), 0))
+            up = min(up, max(high - int(pitches.max()), 0))
+    return down, up
+
+
+def vary(ids: NDArray[np.uint16], semitones: int, rng: np.random.Generator) -> NDArray[np.uint16]:
+    """Transpose an example, and jitter its loudness and tempo as a whole."""
+    ids = codec.transpose(ids, semitones).astype(np.int64)
+    louder = int(rng.integers(-3, 4))
+    n = vocab.COUNT["velocity"]
+    is_velocity = (ids >= vocab.VELOCITY) & (ids < vocab.VELOCITY + n)
+    moved = np.clip(ids + louder, vocab.VELOCITY + 1, vocab.VELOCITY + n - 1)
+    ids = np.where(is_velocity, moved, ids)
+    n = vocab.COUNT["tempo"]
+    is_tempo = (ids >= vocab.TEMPO) & (ids < vocab.TEMPO + n)
+    moved = np.clip(ids + rng.integers(-1, 2), vocab.TEMPO, vocab.TEMPO + n - 1)
+    return np.where(is_tempo, moved, ids).astype(np.uint16)
+
+
+class Examples:
+    """Draws examples from a shard; songs are seen in proportion to their notes and weights."""
+
+    def __init__(self, shard: Shard, weights: Mapping[str, float] = SOURCE_WEIGHTS) -> None:
+        self._songs = shard.songs
+        mass = shard.n_notes * np.array([weights.get(s, 1.0) for s in shard.sources])
+        self.shares = mass / mass.sum()  # how often each song is drawn
+        self._ranges = [transposition_range(song) for song in shard.songs]
+
+    def draw(
+        self, rng: np.random.Generator, *, augment: bool = True, layout: Spell = spell
+    ) -> Example:
+        """Draw one example of at most MAX_IDS ids."""
+        index = int(rng.choice(len(self._songs), p=self.shares))
+        song = self._songs[index]
+        while True:
+            selection = draw_selection(song, rng)
+            request = Request(draw_controls(song, selection, rng), draw_window(rng))
+            example = layout(song, selection, request)
+            if len(example.ids) <= MAX_IDS:
+                break
+        if not augment:
+            return example
+        down, up = self._ranges[index]
+        return Example(vary(example.ids, int(rng.integers(down, up + 1)), rng), example.is_answer)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples end to end, padded to a fixed size, each beginning at a multiple of ALIGN."""
+
+    ids: NDArray[np.int32]  # [n_ids]
+    targets: NDArray[np.int32]  # [n_ids]; the id that comes next
+    is_answer: NDArray[np.bool_]  # [n_ids]; whether the target is the model's to answer
+    is_context: NDArray[np.bool_]  # [n_ids]; whether the target is given
+    offsets: NDArray[np.int32]  # [n_sequences + 1]; where each begins, padded with n_ids
+    n_notes: int  # in the answers
+
+
+def batch(
+    examples: Examples,
+    seed: tuple[int, ...],
+    n_ids: int,
+    *,
+    augment: bool = True,
+    layout: Spell = spell,
+) -> Batch:
+    """Draw examples until they no longer fit into `n_ids` ids; `seed` decides all."""
+    rng = np.random.default_rng(seed)
+    n_sequences = n_ids // 512 + 8
+    ids = np.zeros(n_ids, dtype=np.int32)
+    targets = np.zeros(n_ids, dtype=np.int32)
+    is_answer = np.zeros(n_ids, dtype=bool)
+    is_context = np.zeros(n_ids, dtype=bool)
+    offsets = np.full(n_sequences + 1, n_ids, dtype=np.int32)
+    at = n_notes = 0
+    for i in range(n_sequences):
+        offsets[i] = at
+        example = examples.draw(rng, augment=augment, layout=layout)
+        n = len(example.ids)
+        if at + n > n_ids:
+            break
+        ids[at : at + n] = example.ids
+        targets[at : at + n - 1] = example.ids[1:]
+        is_answer[at : at + n - 1] = example.is_answer[1:]
+        is_context[at : at + n - 1] = ~example.is_answer[1:]
+        n_notes += int(
+            (
+                (example.ids >= vocab.PITCH) & (example.ids < vocab.DRUM + 128) & example.is_answer
+            ).sum()
+        )
+        at += -(-n // ALIGN) * ALIGN
+    return Batch(ids, targets, is_answer, is_context, offsets, n_notes)
