@@ -9,7 +9,7 @@ others.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -105,11 +105,17 @@ class Request:
             raise ValueError(f"seed: expected 0 or more, found {self.seed}.")
 
 
-def infill(engine: Engine, request: Request) -> list[Take]:
-    """Return the takes; each song differs from the request's in the selected cells only."""
+def infill(
+    engine: Engine, request: Request, on_event: Callable[[Decided], None] | None = None
+) -> list[Take]:
+    """Return the takes; each song differs from the request's in the selected cells only.
+
+    `on_event` is told of every note and every cell as it is decided.
+    """
     writing = _Writing(engine, request)
-    for _ in writing.events():
-        pass
+    for event in writing.events():
+        if on_event is not None:
+            on_event(event)
     return writing.takes()
 
 
