@@ -275,7 +275,7 @@ def read_varlen(data: bytes | bytearray, at: int, stop: int) -> tuple[int, int]:
         if data[offset] < 0x80:
             return value, offset + 1
     if at + 4 > stop:
-        raise MidiError(f"byte {min(at, stop)}: expected a whole number, the track ends.")
+        raise MidiError(f"byte {stop}: expected a whole number, the track ends.")
     raise MidiError(f"byte {at}: expected a number of at most four bytes, found a longer one.")
 
 
