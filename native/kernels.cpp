@@ -83,12 +83,18 @@ INLINE void store(float* p, Reg r) { std::memcpy(p, &r, sizeof r); }
 
 INLINE Reg all(float x) { return x - Reg{}; }
 
-INLINE float lanes_sum(Reg r) {
-  float lanes[kWidth];
-  store(lanes, r);
-  for (int half = kWidth / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-  return lanes[0];
+typedef float Four __attribute__((vector_size(16)));
+
+INLINE Four quarter(Reg r) {  // folds the register in halves down to four lanes
+#if defined(__AVX512F__)
+  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256((__m512)r),
+                                    (__m256)_mm512_extractf64x4_pd((__m512d)r, 1));
+  return (Four)_mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+#elif defined(__AVX2__)
+  return (Four)_mm_add_ps(_mm256_castps256_ps128((__m256)r), _mm256_extractf128_ps((__m256)r, 1));
+#else
+  return r;
+#endif
 }
 
 // ---- Sixteen lanes, whatever the registers ---------------------------------------------------
@@ -155,11 +161,12 @@ INLINE Vec operator+(const Vec& a, float b) {
 }
 
 INLINE float sum(const Vec& v) {  // halves are added first, so every width gives the same bits
-  Reg r[kParts];
-  EACH_PART r[i] = v.part[i];
+  Vec folded = v;
+#pragma GCC unroll 2
   for (int half = kParts / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) r[i] += r[i + half];
-  return lanes_sum(r[0]);
+    for (int i = 0; i < half; ++i) folded.part[i] += folded.part[i + half];
+  const Four four = quarter(folded.part[0]);
+  return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
 // ---- Elementary functions --------------------------------------------------------------------
@@ -222,15 +229,16 @@ void block(const Product& job, long row, long panel) {
   const long n_in = job.matrix->n_in, stride = job.x_stride;
   const E* w = static_cast<const E*>(job.matrix->panels) + panel * n_in * kLanes;
   const float* x = job.x + row * stride;
-  Vec sums[P][T] = {};
+  Vec sums[P][T];
+#pragma GCC unroll 24
+  for (int i = 0; i < P * T; ++i) sums[i / T][i % T] = Vec{};
   for (long k = 0; k < n_in; ++k, w += kLanes, ++x) {
-    Vec weights[P];
-#pragma GCC unroll 8
-    for (int p = 0; p < P; ++p) weights[p] = load16(w + p * n_in * kLanes);
-#pragma GCC unroll 8
-    for (int t = 0; t < T; ++t)
-#pragma GCC unroll 8
-      for (int p = 0; p < P; ++p) sums[p][t] = fused(weights[p], x[t * stride], sums[p][t]);
+#pragma GCC unroll 4
+    for (int p = 0; p < P; ++p) {
+      const Vec weights = load16(w + p * n_in * kLanes);
+#pragma GCC unroll 6
+      for (int t = 0; t < T; ++t) sums[p][t] = fused(weights, x[t * stride], sums[p][t]);
+    }
   }
   for (int p = 0; p < P; ++p)
     for (int t = 0; t < T; ++t) finish(job, row + t, panel + p, sums[p][t]);
