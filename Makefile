@@ -1,0 +1,54 @@
+# Everything is set up in .venv on demand: a Python of at least 3.10, a C++ compiler and make are
+# all that a fresh machine needs. PYTHON=python3.12 make test chooses another Python.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+# What the installed package is built from; its Python files are used where they lie.
+BUILT_FROM := pyproject.toml CMakeLists.txt $(wildcard native/*.cpp native/*.h)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench pictures clean
+
+help:  ## say what there is to make
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(STAMPS)/anser  ## fill empty bars of the packaged song
+	$(BIN)/anser demo
+
+test: $(STAMPS)/dev  ## run the tests
+	$(BIN)/pytest
+
+check: $(STAMPS)/dev  ## format, lint, types, tests: all that a change must pass
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+bench: $(STAMPS)/dev  ## measure speed on this machine
+	@for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python $$benchmark; done
+
+pictures: $(STAMPS)/anser  ## draw the pictures of the README anew
+	$(BIN)/anser demo --output build/pictures
+	mkdir -p docs/img
+	cp build/pictures/before.png build/pictures/after.png docs/img/
+
+clean:  ## remove all that was made here, the environment too
+	rm -rf $(VENV) build dist anser-demo
+
+$(STAMPS)/venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "$(PYTHON) is older than 3.10; name another: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade "pip>=25.1"  # dependency groups
+	@mkdir -p $(STAMPS)
+	@touch $@
+
+$(STAMPS)/anser: $(STAMPS)/venv $(BUILT_FROM)
+	$(BIN)/pip install --quiet --editable .
+	@touch $@
+
+$(STAMPS)/dev: $(STAMPS)/anser
+	$(BIN)/pip install --quiet --editable ".[train]" --group dev
+	@touch $@

@@ -1,0 +1,241 @@
+"""What was typed → a request; its takes → files and a report.
+
+Knows how musicians spell what they want, and where answers go; the flow itself is `infill`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from anser import models, vocab
+from anser.errors import AnserError, ControlError, SelectionError
+from anser.infill import Decided, Request, Take, infill, per_track
+from anser.prompt import Cell, Controls
+from anser.sampling import Sampling
+from anser.selection import Selection, find_track
+from anser.song import Song
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+CLOSING_BARS: Final = 8  # a song is continued by the tracks that play in its last so many bars
+MOST_NEW_BARS: Final = 1000  # in one call; far beyond what holds together, yet a typo ends
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the commands that write music have in common, as it was typed."""
+
+    output: Path
+    takes: int = 1
+    seed: int = 0
+    temperature: float | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    density: Sequence[str] = ()  # VALUE or TRACK=VALUE
+    program: Sequence[str] = ()  # the same
+    model: str | None = None  # name or path; None: the packaged one
+    threads: int | None = None
+    shows_progress: bool = False
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """A take and the file it was written to."""
+
+    path: Path
+    take: Take
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The takes of a request, best first, where they lie, and how long they took."""
+
+    request: Request
+    model: str
+    delivered: tuple[Delivered, ...]
+    seconds: float  # of prefill and writing, without loading
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """Return what `--json` prints."""
+        return {
+            "song": self.request.song.name,
+            "selection": self.request.selection.spelled(),
+            "model": self.model,
+            "seconds": round(self.seconds, 3),
+            "repairs": list(self.request.song.repairs),
+            "takes": [{"file": str(d.path), **d.take.report} for d in self.delivered],
+        }
+
+
+def check_output(path: Path) -> None:
+    """Raise AnserError unless a file can be written there; called before any work."""
+    folder = path.parent
+    if not folder.is_dir():
+        raise AnserError(f"{path}: expected an existing folder, found none at {folder}.")
+    if path.is_dir():
+        raise AnserError(f"{path}: expected a file to write, found a folder. Name a file in it.")
+    if not os.access(folder, os.W_OK):
+        raise AnserError(f"{path}: expected a folder that can be written to: {folder}.")
+
+
+def choose(song: Song, cells: str | None, tracks: Sequence[str], bars: str | None) -> Selection:
+    """Return the cells chosen by --cells, or by --track and --bars; raises SelectionError."""
+    if cells is not None:
+        if tracks or bars is not None:
+            raise SelectionError("selection: expected --cells, or --track and --bars; found both.")
+        return Selection.parse(cells, song)
+    if not tracks:
+        raise SelectionError(
+            f"{song.name}: expected cells to fill, found none. "
+            'Use --track 2 --bars 9-12, or --cells "bass:9-12, drums:9-16".'
+        )
+    return Selection.parse_options(tracks, bars, song)
+
+
+def closing_tracks(song: Song) -> list[int]:
+    """Return the tracks that play near the end, the busiest ones if a prompt cannot hold all.
+
+    Raises SelectionError where the song has no track.
+    """
+    if not song.tracks:
+        raise SelectionError(f"{song.name}: expected tracks to continue, the song has none.")
+    since = int(song.bars.starts[max(song.n_bars - CLOSING_BARS, 0)])
+    n_notes = np.array([(track.notes["onset"] >= since).sum() for track in song.tracks])
+    busiest = np.argsort(-n_notes, kind="stable")[: vocab.N_TRACKS]
+    playing = [int(track) for track in busiest if n_notes[track]]
+    return sorted(playing or [int(track) for track in busiest])
+
+
+def lengthened(song: Song, n_bars: int) -> Song:
+    """Return the song with bars to write behind its end; raises SelectionError for too many."""
+    if not 1 <= n_bars <= MOST_NEW_BARS:
+        raise SelectionError(f"bars: expected 1 to {MOST_NEW_BARS} to add, found {n_bars}.")
+    return song.extended(n_bars)
+
+
+def answer(song: Song, selection: Selection, asked: Asked) -> Answer:
+    """Load the model, write the takes, and put them into files; nothing is written on an error."""
+    check_output(asked.output)
+    request = _request(song, selection, asked)
+    with _refusing_values():
+        model = models.load(asked.model or models.DEFAULT, threads=asked.threads)
+    with _progress(request, shown=asked.shows_progress) as on_event:
+        start = time.perf_counter()
+        takes = infill(model.engine, request, on_event)
+        seconds = time.perf_counter() - start
+    takes.sort(key=lambda take: -take.log_likelihood)
+    paths = _paths(asked.output, len(takes))
+    for path, take in zip(paths, takes, strict=True):
+        take.song.write(path)
+    delivered = tuple(Delivered(p, t) for p, t in zip(paths, takes, strict=True))
+    return Answer(request, model.name, delivered, seconds)
+
+
+def _request(song: Song, selection: Selection, asked: Asked) -> Request:
+    chosen = {"temperature": asked.temperature, "top_p": asked.top_p, "min_p": asked.min_p}
+    with _refusing_values():
+        return Request(
+            song,
+            selection,
+            _controls(song, selection, asked),
+            takes=asked.takes,
+            seed=asked.seed,
+            sampling=Sampling(**{k: v for k, v in chosen.items() if v is not None}),
+        )
+
+
+def _controls(song: Song, selection: Selection, asked: Asked) -> dict[Cell, Controls]:
+    density = _values(song, selection, "density", asked.density)
+    program = _values(song, selection, "program", asked.program)
+
+    def wish(track: int | None) -> Controls:
+        n_notes = density.get(track, density.get(None))
+        number = program.get(track, program.get(None))
+        return Controls(density=n_notes, program=None if number is None else int(number))
+
+    by_track = {track: wish(track) for track in selection.tracks}
+    for track, asked_for in by_track.items():
+        if asked_for.program is not None and song.tracks[track].is_drum:
+            name = song.tracks[track].name
+            raise ControlError(
+                f'program: track {track + 1} "{name}" plays drums, which have no program. '
+                "Give the program as TRACK=VALUE for the others."
+            )
+        if asked_for.program == vocab.DRUMS:
+            raise ControlError(f"program: expected 0..127, found {vocab.DRUMS}.")
+    return per_track(selection, by_track)
+
+
+def _values(
+    song: Song, selection: Selection, control: str, typed: Sequence[str]
+) -> Mapping[int | None, float]:
+    """Read `VALUE` or `TRACK=VALUE`; the key None holds the value for all tracks."""
+    values: dict[int | None, float] = {}
+    for text in typed:
+        name, equals, value = text.rpartition("=")
+        track = find_track(name, song) if equals else None
+        if track is not None and track not in selection.tracks:
+            raise ControlError(
+                f"{control} {text}: expected a track with selected bars, found track {track + 1}."
+            )
+        try:
+            values[track] = float(value)
+        except ValueError:
+            values[track] = float("nan")
+        if not np.isfinite(values[track]) or (control == "program" and values[track] % 1):
+            raise ControlError(
+                f"{control} {text}: expected a number, found {value!r}. "
+                f"Write --{control} 6 for all tracks, or --{control} bass=6 for one."
+            )
+    return values
+
+
+def _paths(output: Path, n_takes: int) -> list[Path]:
+    """Return where the takes go: `out.mid`, or `out.1.mid`, `out.2.mid` … for several."""
+    if n_takes == 1:
+        return [output]
+    return [output.with_name(f"{output.stem}.{n}{output.suffix}") for n in range(1, n_takes + 1)]
+
+
+@contextmanager
+def _refusing_values() -> Iterator[None]:
+    """Turn the ValueErrors of options, such as `takes: expected 1..64`, into user errors."""
+    try:
+        yield
+    except AnserError:
+        raise
+    except ValueError as error:
+        raise ControlError(str(error)) from error
+
+
+@contextmanager
+def _progress(request: Request, *, shown: bool) -> Iterator[Callable[[Decided], None] | None]:
+    """Show on stderr how many cells are done; yields what to tell of each event."""
+    if not shown:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    n_cells = len(request.selection.cells) * request.takes
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    n_notes = 0
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("reading", total=n_cells)
+
+        def on_event(event: Decided) -> None:
+            nonlocal n_notes
+            n_notes += len(event.notes)
+            bar.update(task, description=f"{n_notes} notes", advance=event.cell_is_done)
+
+        yield on_event

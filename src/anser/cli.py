@@ -1,0 +1,349 @@
+"""Words typed in a terminal → calls of the library; what they return → lines, JSON, exit codes.
+
+Nothing heavy is imported before a command runs. Tracks and bars count from 1, inclusively, here.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from anser.options import (
+    CELLS,
+    Density,
+    Json,
+    MinP,
+    ModelOption,
+    Output,
+    Program,
+    Quiet,
+    Repair,
+    Seed,
+    SongFile,
+    Takes,
+    Temperature,
+    Threads,
+    TopP,
+)
+
+if TYPE_CHECKING:
+    from anser.ask import Answer, Asked
+    from anser.selection import Selection
+    from anser.song import Song
+
+DONE, BUG, WRONG_REQUEST, NO_MUSIC = 0, 1, 2, 3  # exit codes; 130 is Ctrl-C
+
+app: Final = typer.Typer(
+    name="anser",
+    help="You leave bars of a MIDI file empty; Anser answers.",
+    epilog="First time here? Run: anser demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(version("anser"))
+        raise typer.Exit
+
+
+@app.callback()
+def anser(
+    debug: Annotated[
+        bool,
+        typer.Option("--debug", help="Show the traceback of an error: anser --debug infill …"),
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_tell_version, is_eager=True),
+    ] = False,
+) -> None:
+    """You leave bars of a MIDI file empty; Anser answers."""
+
+
+@app.command()
+def demo(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="The folder to write to.")
+    ] = Path("anser-demo"),
+    seed: Seed = 0,
+    model: ModelOption = None,
+) -> None:
+    """Fill eight empty cells of the packaged song; needs nothing, takes seconds.
+
+    Writes before.mid and after.mid, with a picture of each, and says what to try next.
+    """
+    from anser.demo import CELLS, play
+
+    done = play(output, model=model, seed=seed)
+    if done.differences:
+        raise AssertionError(f"changed outside the selection: {done.differences[0]}")
+    n_cells = len(done.selection.cells)
+    typer.echo(
+        f"{done.before}  a song of {done.n_bars} bars; {n_cells} cells are empty ({CELLS})\n"
+        f"{done.after}   the same with {done.n_notes} new notes in them, nothing else changed\n"
+        f"Loading took {done.load_seconds:.1f} s, reading and writing music "
+        f"{done.infill_seconds:.1f} s. A picture of each lies beside it.\n\n"
+        "Try next:\n"
+        f"  anser demo --seed 1                     another answer\n"
+        f"  anser show {done.before}\n"
+        f'  anser infill {done.before} --cells "{CELLS}" --takes 4 -o out.mid\n'
+        f"  anser infill {done.before} --track drums --bars 9-16 --density 12 -o out.mid\n"
+        f"  anser continue {done.after} --bars 4 -o longer.mid"
+    )
+
+
+@app.command()
+def show(
+    song: SongFile,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    png: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw a piano roll too: --png roll.png"),
+    ] = None,
+    cells: Annotated[
+        str | None,
+        typer.Option(metavar="CELLS", help='Mark these in the picture: --cells "bass:9-12".'),
+    ] = None,
+    repair: Repair = False,
+) -> None:
+    """Show tracks, bars, meter and tempo, and what to pass to infill.
+
+    Example: anser show song.mid --png roll.png --cells "bass:9-12, drums:9-16"
+    """
+    from anser.ask import check_output
+    from anser.selection import Selection
+    from anser.show import facts, print_tables
+    from anser.song import Song
+
+    if png is not None:
+        check_output(png)
+    opened = Song.read(song, repair=repair)
+    marked = Selection.parse(cells, opened) if cells is not None else None
+    if png is not None:
+        from anser import roll
+
+        roll.write(png, opened, marked)
+    _tell_repairs(opened)
+    if as_json:
+        _print_json(facts(opened))
+        return
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    print_tables(opened, console, str(song))
+
+
+@app.command(name="infill")
+def infill_command(  # noqa: PLR0913  # its parameters are the command's options
+    song: SongFile,
+    output: Output,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="T",
+            help="A track, by number or name, with --bars; may be repeated: --track bass.",
+            rich_help_panel=CELLS,
+        ),
+    ] = None,
+    bars: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A-B",
+            help="The bars of these tracks, by default all: --bars 9-12, --bars 1-2+5.",
+            rich_help_panel=CELLS,
+        ),
+    ] = None,
+    cells: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CELLS",
+            help='Any pattern of cells: --cells "bass:9-12, drums:9-16".',
+            rich_help_panel=CELLS,
+        ),
+    ] = None,
+    density: Density = None,
+    program: Program = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    min_p: MinP = None,
+    takes: Takes = 1,
+    seed: Seed = 0,
+    model: ModelOption = None,
+    threads: Threads = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    repair: Repair = False,
+) -> None:
+    """Write the selected cells (tracks × bars) anew; all else stays as it is.
+
+    Example: anser infill song.mid --track bass --bars 9-12 --takes 4 -o out.mid
+    """
+    from anser.ask import Asked, check_output, choose
+    from anser.song import Song
+
+    check_output(output)
+    opened = Song.read(song, repair=repair)
+    selection = choose(opened, cells, track or (), bars)
+    asked = Asked(
+        output, takes, seed, temperature, top_p, min_p, density or (), program or (), model, threads
+    )
+    _write(opened, selection, asked, as_json, quiet)
+
+
+@app.command(name="continue")
+def continue_command(  # noqa: PLR0913  # its parameters are the command's options
+    song: SongFile,
+    output: Output,
+    bars: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="How many bars to add: --bars 8.",
+            show_default=False,
+            rich_help_panel=CELLS,
+        ),
+    ],
+    tracks: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tracks",
+            "--track",
+            metavar="T",
+            help="Who goes on, by default all that play near the end: --tracks bass --tracks 2.",
+            rich_help_panel=CELLS,
+        ),
+    ] = None,
+    density: Density = None,
+    program: Program = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    min_p: MinP = None,
+    takes: Takes = 1,
+    seed: Seed = 0,
+    model: ModelOption = None,
+    threads: Threads = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    repair: Repair = False,
+) -> None:
+    """Add bars behind the end of a song; what stands there stays as it is.
+
+    Example: anser continue song.mid --bars 8 -o longer.mid
+    """
+    from anser.ask import Asked, check_output, closing_tracks, lengthened
+    from anser.selection import Selection, find_track
+    from anser.song import Song
+
+    check_output(output)
+    opened = Song.read(song, repair=repair)
+    named = [find_track(name, opened) for name in tracks or ()]
+    longer = lengthened(opened, bars)
+    new_bars = range(opened.n_bars, longer.n_bars)
+    selection = Selection.of(named or closing_tracks(opened), new_bars)
+    asked = Asked(
+        output, takes, seed, temperature, top_p, min_p, density or (), program or (), model, threads
+    )
+    _write(longer, selection, asked, as_json, quiet)
+
+
+@app.command()
+def verify(
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="The file to check.")],
+    against: Annotated[
+        Path, typer.Option(metavar="SONG", help="What it was made from.", show_default=False)
+    ],
+    cells: Annotated[
+        str,
+        typer.Option(
+            metavar="CELLS",
+            help='What was to change: --cells "bass:9-12, drums:9-16".',
+            show_default=False,
+        ),
+    ],
+) -> None:
+    """Prove that nothing outside the cells changed: exit 0, or 2 and a list of what did.
+
+    Example: anser verify out.mid --against song.mid --cells "bass:9-12"
+    """
+    from anser.selection import Selection
+    from anser.song import Song
+    from anser.verify import differences
+
+    before, after = Song.read(against), Song.read(output)
+    longer = before.extended(max(after.n_bars - before.n_bars, 0))
+    selection = Selection.parse(cells, longer)
+    found = differences(longer, after, selection)
+    if found:
+        for difference in found:
+            typer.echo(str(difference))
+        raise typer.Exit(WRONG_REQUEST)
+    typer.echo(f"{output}: outside {selection.spelled()}, nothing differs from {against}.")
+
+
+def main() -> None:
+    """Run the command line and exit: 0 done, 1 a bug of ours, 2 wrong request or file, 3 rules."""
+    try:
+        app()
+    except Exception as error:  # the one door: whatever it is, it is said in one line
+        if "--debug" in sys.argv[1:]:
+            raise
+        from anser.errors import AnserError, RuleError
+
+        if isinstance(error, AnserError):
+            typer.echo(f"anser: {error}", err=True)
+            sys.exit(NO_MUSIC if isinstance(error, RuleError) else WRONG_REQUEST)
+        typer.echo(
+            f"anser: {type(error).__name__}: {error}. This is a bug of ours; "
+            "`anser --debug` before the command shows where. Please report it.",
+            err=True,
+        )
+        sys.exit(BUG)
+
+
+def _write(song: Song, selection: Selection, asked: Asked, as_json: bool, quiet: bool) -> None:
+    """Answer, and say what came out."""
+    from dataclasses import replace
+
+    from anser.ask import answer
+
+    if not quiet:
+        _tell_repairs(song)
+    shown = not quiet and sys.stderr.isatty()
+    done = answer(song, selection, replace(asked, shows_progress=shown))
+    if as_json:
+        _print_json(done.report)
+    elif not quiet:
+        _tell_takes(done)
+
+
+def _tell_takes(done: Answer) -> None:
+    several = len(done.delivered) > 1
+    for delivered in done.delivered:
+        take = delivered.take
+        which = f", take {take.number + 1} of seed {take.seed}" if several else ""
+        typer.echo(
+            f"{delivered.path}: {take.n_notes} notes in {len(take.cells)} cells, "
+            f"{-take.log_likelihood:.2f} nats a note{which}"
+        )
+    if several:
+        typer.echo("Best first: the fewer nats a note, the likelier the model finds its answer.")
+
+
+def _tell_repairs(song: Song) -> None:
+    for repaired in song.repairs:
+        typer.echo(f"repaired: {repaired}", err=True)
+
+
+def _print_json(report: dict[str, Any]) -> None:
+    import json
+
+    typer.echo(json.dumps(report, indent=2, ensure_ascii=False))
