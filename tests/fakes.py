@@ -1,37 +1,33 @@
-"""A model of the right shape that has learnt nothing."""
-
-from pathlib import Path
+"""An engine without weights: legal ids are drawn uniformly, or as a script says."""
 
 import numpy as np
 
 from anser import vocab
-from anser.rwkv7 import checkpoint
-from anser.rwkv7.dims import ModelDims
-
-DIMS = ModelDims(
-    n_layer=2,
-    d_model=64,
-    n_vocab=vocab.N_VOCAB,
-    head_size=64,
-    d_ffn=128,
-    rank_w=8,
-    rank_a=8,
-    rank_v=8,
-    rank_g=8,
-)
+from anser.rwkv7.engine import State
 
 
-def write_model(path: Path, **metadata: str) -> Path:
-    """Write a checkpoint with random weights, by default one that says it fits our vocab."""
-    rng = np.random.default_rng(0)
-    tensors = {
-        name: rng.normal(0, 0.05, shape).astype(np.float32) for name, shape in DIMS.shapes().items()
-    }
-    for name in tensors:
-        if name.endswith(("ln1.weight", "ln2.weight", "ln_x.weight", "ln_out.weight")):
-            tensors[name] = np.ones_like(tensors[name])
-    # a bias towards `end`, so that cells stay short: the last norm's bias is what all states share
-    tensors["ln_out.bias"][:] = 1
-    tensors["head.weight"][vocab.END] += 0.02
-    checkpoint.save(path, tensors, metadata or {"vocab": vocab.fingerprint()})
-    return path
+class FakeEngine:
+    """Counts what it reads; its logits depend on the state alone, as a real engine's do."""
+
+    def __init__(self, likely: dict[int, float] | None = None) -> None:
+        self.read: list[list[int]] = []
+        self._bias = np.zeros(vocab.N_VOCAB, dtype=np.float32)
+        for token, bias in (likely or {vocab.END: 2.0}).items():
+            self._bias[token] = bias
+
+    def new_state(self, batch: int = 1) -> State:
+        return State(
+            np.zeros((batch, 1, 2, 8), dtype=np.float32),
+            np.zeros((batch, 1, 1, 8, 8), dtype=np.float32),
+        )
+
+    def prefill(self, state: State, ids: np.ndarray) -> np.ndarray:
+        for column in np.asarray(ids).T:
+            logits = self.step(state, column)
+        return logits
+
+    def step(self, state: State, ids: np.ndarray) -> np.ndarray:
+        self.read.append([int(i) for i in ids])
+        state.wkv[:, 0, 0, 0, 0] = (state.wkv[:, 0, 0, 0, 0] * 31 + np.asarray(ids)) % 1009
+        noise = np.sin(state.wkv[:, 0, 0, 0, :1] * np.arange(vocab.N_VOCAB))
+        return (noise + self._bias).astype(np.float32)
