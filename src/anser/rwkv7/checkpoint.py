@@ -5,6 +5,7 @@ The format is https://github.com/huggingface/safetensors (u64 header length, JSO
 """
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Mapping
@@ -51,8 +52,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     """
     tensors, metadata = read_tensors(path)
     try:
-        dims = ModelDims.of(tensors)
-        _check(dims, tensors)
+        dims = validate(tensors)
     except CheckpointError as error:
         raise CheckpointError(f"{Path(path).name}: {error}") from error
     return Checkpoint(dims=dims, tensors=tensors, metadata=metadata)
@@ -64,8 +64,7 @@ def save(path: str | os.PathLike[str], tensors: Tensors, metadata: Mapping[str, 
     Adds the metadata `dims` (JSON) and `precision`. Raises CheckpointError if the tensors are not
     those of an RWKV-7 model.
     """
-    dims = ModelDims.of(tensors)
-    _check(dims, tensors)
+    dims = validate(tensors)
     own = {"dims": json.dumps(asdict(dims)), "precision": precision_of(tensors)}
     write_tensors(path, tensors, {**metadata, **own})
 
@@ -122,7 +121,10 @@ def read_tensors(
     metadata = header.pop("__metadata__", {})
     if not (isinstance(metadata, dict) and all(isinstance(v, str) for v in metadata.values())):
         raise CheckpointError(f"{path.name}: metadata must be text by text.")
-    whole = np.memmap(path, dtype=np.uint8, mode="r") if size else np.empty(0, np.uint8)
+    whole: NDArray[np.uint8] = np.empty(start, np.uint8)
+    if size:
+        # a plain array from here on: numpy's memmap class makes every slice slow
+        whole = np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
     tensors = {name: _view(path, name, entry, whole[start:]) for name, entry in header.items()}
     return tensors, metadata
 
@@ -196,9 +198,7 @@ def _view(path: Path, name: str, entry: Any, data: NDArray[Any]) -> NDArray[Any]
         raise CheckpointError(
             f"{path.name}: tensor '{name}' has a header we cannot read."
         ) from error
-    if min((begin, *shape), default=0) < 0 or end - begin != dtype.itemsize * np.prod(
-        shape, dtype=object
-    ):
+    if min(begin, *shape, 0) < 0 or end - begin != dtype.itemsize * math.prod(shape):
         raise CheckpointError(f"{path.name}: tensor '{name}' does not fill its place in the file.")
     if end > data.size:
         raise CheckpointError(
@@ -208,11 +208,15 @@ def _view(path: Path, name: str, entry: Any, data: NDArray[Any]) -> NDArray[Any]
     array = data[begin:end].view(dtype).reshape(shape)
     if entry["dtype"] == "BF16":
         return (array.astype(np.uint32) << 16).view(np.float32)
-    return array.view(np.ndarray)
+    return array
 
 
-def _check(dims: ModelDims, tensors: Tensors) -> None:
-    """Raise CheckpointError, naming the tensor, unless these are the weights of `dims`."""
+def validate(tensors: Tensors) -> ModelDims:
+    """Return the sizes of these weights.
+
+    Raises CheckpointError, naming the tensor, if one is missing or has a wrong shape or type.
+    """
+    dims = ModelDims.of(tensors)
     if dims.d_model % dims.head_size:
         raise CheckpointError(
             f"weights: heads of {dims.head_size} channels do not divide a width of {dims.d_model}."
@@ -224,6 +228,7 @@ def _check(dims: ModelDims, tensors: Tensors) -> None:
     for name, expected in dims.optional_shapes().items():
         if name in tensors:
             _check_tensor(name, tensors, expected)
+    return dims
 
 
 def _check_tensor(name: str, tensors: Tensors, expected: tuple[int, ...]) -> None:
