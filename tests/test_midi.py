@@ -277,7 +277,7 @@ def test_ten_thousand_tracks():
     assert time.perf_counter() - began < 5
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.binary(max_size=80), st.binary(max_size=40), st.booleans())
 def test_random_bytes_are_an_error_or_sound(body, tail, in_track):
     data = mthd() + (mtrk(body) if in_track else body) + tail
@@ -314,7 +314,7 @@ def spelled(events):
     return mtrk(body + b"\0\xff\x2f\0"), [*truth, (tick, "ff 2f 00")]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(EVENTS, min_size=1, max_size=3))
 def test_random_events_are_read_as_they_were_written(tracks):
     chunks, truths = zip(*map(spelled, tracks), strict=True)
@@ -324,7 +324,7 @@ def test_random_events_are_read_as_they_were_written(tracks):
     assert events_of(unedited(midi)) == events_of(midi)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(EVENTS, st.lists(st.tuples(st.integers(0, 300), MESSAGES, st.booleans())), st.randoms())
 def test_edits_leave_all_other_events_as_they_are(events, additions, chance):
     events = [(delta % 30_000, message, leave_out) for delta, message, leave_out in events]

@@ -111,7 +111,7 @@ def make_bars(meters: list[Meter], ticks_quarter: int, end_tick: int, n_least: i
         line += n_fitting * whole // denominator
         if following is not None:
             line = min(line, following[0])
-        if n_fitting == n_here:
+        if line >= end_tick and n_bars >= n_least:
             break
     starts.append(np.array([line], np.int64))
     return Bars(np.concatenate(starts), np.concatenate(numerators), np.concatenate(denominators))

@@ -93,9 +93,11 @@ def splice(song: Song, selection: Cells, notes: Mapping[int, NDArray[np.void]]) 
 
     `notes` maps a track's index to its new notes (NOTE). They go on the track's MTrk and channel,
     fitted between the notes that stay (see `fitted`). All other events stay the same at the same
-    tick; end-of-track alone moves, if a new note ends behind it. The tracks of the result are
-    those of `song` in the same order, even if emptied. Raises SelectionError for a cell that does
-    not exist, ValueError for a note that is none or begins outside the selected cells.
+    tick; end-of-track alone moves, if a new note ends behind it, and with it the end of a note for
+    which the file has no note-off. The tracks of the result are those of `song` in the same order,
+    even if emptied; notes under another program of their channel may add one. Raises
+    SelectionError for a cell that does not exist, ValueError for a note that is none or begins
+    outside the selected cells.
     """
     sounded = sounded_notes(song.midi)
     removed = _selected_notes(song, selection, sounded)
