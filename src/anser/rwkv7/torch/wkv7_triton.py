@@ -15,9 +15,10 @@ from torch import Tensor
 CHUNK = 16
 HEAD_SIZES = (16, 32, 64, 128)
 
-# Warps of each kernel, and the rows of S and the pipeline depth of one scan program: the fastest on
 # Warps of each kernel, and the rows of S and the pipeline depth of one scan program: the fastest
-# on one H200 over batches and packed sequences (`benchmarks/wkv7.py --sweep`). Not tuned at run time.
+# on one H200 over batches and packed sequences (`benchmarks/wkv7.py --sweep`). Nothing is tuned
+# at run time.
+LAUNCH = {
     "prepare": 2,
     "scan": 4,
     "scan_rows": 64,
