@@ -43,8 +43,8 @@ HUES: Final[tuple[Colour, ...]] = (
     (124, 84, 52),
 )
 
-MAX_LANES: Final = 64  # further tracks are named in a last line
-MAX_WIDTH: Final = 16_000  # pixels; a longer song is drawn narrower
+MAX_LANES: Final = 32  # further tracks are named in a last line
+MAX_WIDTH: Final = 10_000  # pixels; a longer song is drawn narrower
 MAX_BAR: Final = 160  # pixels a quarter-rich bar may take, and
 MIN_BAR: Final = 8  # what the narrowest may
 IDEAL_WIDTH: Final = 1_800  # pixels for all bars of a short song
@@ -80,7 +80,7 @@ def draw(song: Song, selection: Selection | None = None, *, title: str = "") -> 
     """Draw the song, an RGB picture: time to the right, pitch upwards, loud notes darker.
 
     The selected cells stand on a marked ground. Lanes follow the order of the song's tracks; of
-    more than 64 tracks, the selected ones and then the first are shown.
+    more than 32 tracks, the selected ones and then the first are shown.
     """
     from PIL import Image, ImageDraw
 
