@@ -16,7 +16,7 @@ def song_with(*names, n_bars=16):
     chunks = b""
     for number, name in enumerate(names):
         body = b"\0\xff\3" + bytes([len(name.encode())]) + name.encode()
-        body += bytes([0, 0xC0 | number % 9, 0, 0, 0xFF, 0x2F, 0])
+        body += bytes([0, 0xC0 | number % 9, 1, 0, 0xFF, 0x2F, 0])
         chunks += b"MTrk" + len(body).to_bytes(4, "big") + body
     header = b"MThd\0\0\0\6\0\1" + len(names).to_bytes(2, "big") + b"\1\xe0"
     return Song.from_bytes(header + chunks, "song.mid").extended(n_bars - 1)

@@ -9,7 +9,7 @@ an end-of-track event inside its chunk is kept but not read.
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
@@ -61,11 +61,11 @@ class TrackChunk:
 class MidiFile:
     """A file's bytes, and the index of its events; the last event of a chunk is end-of-track."""
 
-    data: bytes
+    data: bytes = field(repr=False)
     format: int
     division: int
-    chunks: tuple[TrackChunk, ...]
-    events: NDArray[np.void]
+    chunks: tuple[TrackChunk, ...] = field(repr=False)
+    events: NDArray[np.void] = field(repr=False)
 
     def chunk_events(self, chunk: int) -> NDArray[np.void]:
         """Return the events (EVENT) of one MTrk, in the order of the file."""

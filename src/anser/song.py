@@ -5,7 +5,7 @@ Time is in ticks. A song never changes: `splice` and `extended` return another.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -43,8 +43,8 @@ class Song:
     midi: MidiFile
     ticks_per_quarter: int
     tracks: tuple[Track, ...]
-    bars: Bars
-    tempos: NDArray[np.void]
+    bars: Bars = field(repr=False)
+    tempos: NDArray[np.void] = field(repr=False)
     name: str
     repairs: tuple[str, ...] = ()
 
@@ -143,10 +143,10 @@ def _fitted(
 
 def _check_notes(song: Song, selection: Cells, track: int, notes: NDArray[np.void]) -> None:
     """Raise ValueError for notes that MIDI cannot hold or that begin outside the selected cells."""
-    for field, least, most in (("pitch", 0, 127), ("velocity", 1, 127), ("duration", 0, None)):
-        values = notes[field]
+    for column, least, most in (("pitch", 0, 127), ("velocity", 1, 127), ("duration", 0, None)):
+        values = notes[column]
         if (values < least).any() or (most is not None and (values > most).any()):
-            raise ValueError(f"track {track}: {field} of a new note is outside {least}..{most}")
+            raise ValueError(f"track {track}: {column} of a new note is outside {least}..{most}")
     bars = np.unique(song.bars.at(notes["onset"])).tolist()
     outside = [bar for bar in bars if (track, bar) not in selection.cells]
     if outside:

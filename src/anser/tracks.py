@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ class Track:
     is_drum: bool
     channel: int
     chunk: int
-    notes: NDArray[np.void]
+    notes: NDArray[np.void] = field(repr=False)
 
     @property
     def part(self) -> int:
@@ -38,9 +38,9 @@ def gather_tracks(
 ) -> tuple[Track, ...]:
     """Gather a file's notes (SOUNDED) into tracks, ordered by MTrk, channel and first note.
 
-    The tracks `known` from before an edit come first and stay, even without notes. An MTrk that
-    sets a program on its only channel and has no notes yet, there or elsewhere, is a track too:
-    one that waits for its notes.
+    The tracks `known` from before an edit come first and stay, even without notes. An MTrk whose
+    only channel is set to an instrument, and has no notes there or elsewhere, is a track too: one
+    that waits for its notes.
     """
     parts = parts_of(sounded)
     found, first_note = np.unique(parts, return_index=True)
@@ -60,8 +60,8 @@ def gather_tracks(
         a, b = np.searchsorted(sorted_parts, [part, part + 1])
         here = sounded[bounds[a:b]]
         notes = np.zeros(len(here), NOTE)
-        for field in ("onset", "duration", "pitch", "velocity"):
-            notes[field] = here[field]
+        for column in ("onset", "duration", "pitch", "velocity"):
+            notes[column] = here[column]
         notes.flags.writeable = False
         channel = part >> 7 & 15
         is_drum = channel == DRUM_CHANNEL
@@ -70,7 +70,10 @@ def gather_tracks(
 
 
 def _waiting(midi: MidiFile, parts: Sequence[int]) -> list[int]:
-    """Return the parts of MTrks that set a program for their one channel and have no notes."""
+    """Return the parts of MTrks that set an instrument for their one channel and have no notes.
+
+    Not so program 0 and the drum channel: MTrks that hold nothing but credits are set to those.
+    """
     sounding_chunks = {part >> 11 for part in parts}
     sounding_channels = {part >> 7 & 15 for part in parts}
     status = midi.events["status"]
@@ -78,12 +81,14 @@ def _waiting(midi: MidiFile, parts: Sequence[int]) -> list[int]:
     waiting: dict[int, int] = {}
     for change in changes.tolist():
         chunk, channel = int(midi.events["chunk"][change]), int(status[change] & 15)
-        if chunk in sounding_chunks or (channel in sounding_channels and midi.format != 2):
+        program = int(midi.events["data1"][change])
+        if chunk in sounding_chunks or program == 0 or channel == DRUM_CHANNEL:
+            continue
+        if channel in sounding_channels and midi.format != 2:
             continue
         span = midi.chunks[chunk]
         own = status[span.first_event : span.end_event]
         if (own[own < 0xF0] & 15 == channel).all():
-            program = int(midi.events["data1"][change])
             waiting.setdefault(chunk, (chunk * 16 + channel) * 128 + program)
     return list(waiting.values())
 
