@@ -49,6 +49,6 @@ $(STAMPS)/anser: $(STAMPS)/venv $(BUILT_FROM)
 	$(BIN)/pip install --quiet --editable .
 	@touch $@
 
-$(STAMPS)/dev: $(STAMPS)/anser
+$(STAMPS)/dev: $(STAMPS)/venv $(BUILT_FROM)
 	$(BIN)/pip install --quiet --editable ".[train]" --group dev
-	@touch $@
+	@touch $(STAMPS)/anser $@
