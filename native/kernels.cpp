@@ -12,7 +12,8 @@
 #include <arm_neon.h>
 #endif
 
-#define INLINE static inline __attribute__((always_inline))
+#define INLINE_MEMBER inline __attribute__((always_inline))
+#define INLINE static INLINE_MEMBER
 
 namespace anser {
 namespace {
@@ -101,63 +102,44 @@ INLINE Four quarter(Reg r) {  // folds the register in halves down to four lanes
 
 struct Vec {
   Reg part[kParts];
+  Vec() = default;
+  INLINE_MEMBER Vec(float x) {
+    for (Reg& r : part) r = all(x);
+  }
 };
 
-#define EACH_PART _Pragma("GCC unroll 4") for (int i = 0; i < kParts; ++i)
+template <class F, class... Vs>
+INLINE Vec map(F f, const Vs&... v) {
+  Vec result;
+#pragma GCC unroll 4
+  for (int i = 0; i < kParts; ++i) result.part[i] = f(v.part[i]...);
+  return result;
+}
 
 template <class E>
 INLINE Vec load16(const E* p) {
   Vec v;
-  EACH_PART v.part[i] = load(p + i * kWidth);
+#pragma GCC unroll 4
+  for (int i = 0; i < kParts; ++i) v.part[i] = load(p + i * kWidth);
   return v;
 }
 
-INLINE void store16(float* p, const Vec& v) { EACH_PART store(p + i * kWidth, v.part[i]); }
+INLINE void store16(float* p, const Vec& v) {
+#pragma GCC unroll 4
+  for (int i = 0; i < kParts; ++i) store(p + i * kWidth, v.part[i]);
+}
 
 INLINE Vec fused(const Vec& a, const Vec& b, const Vec& c) {
-  Vec v;
-  EACH_PART v.part[i] = fused(a.part[i], b.part[i], c.part[i]);
-  return v;
+  return map([](Reg x, Reg y, Reg z) { return fused(x, y, z); }, a, b, c);
 }
-
-INLINE Vec fused(const Vec& a, float b, const Vec& c) {
-  const Reg every = all(b);
-  Vec v;
-  EACH_PART v.part[i] = fused(a.part[i], every, c.part[i]);
-  return v;
-}
-
-template <class F>
-INLINE Vec map(const Vec& a, F f) {
-  Vec v;
-  EACH_PART v.part[i] = f(a.part[i]);
-  return v;
-}
-
 INLINE Vec operator+(const Vec& a, const Vec& b) {
-  Vec v;
-  EACH_PART v.part[i] = a.part[i] + b.part[i];
-  return v;
+  return map([](Reg x, Reg y) { return x + y; }, a, b);
 }
-
 INLINE Vec operator-(const Vec& a, const Vec& b) {
-  Vec v;
-  EACH_PART v.part[i] = a.part[i] - b.part[i];
-  return v;
+  return map([](Reg x, Reg y) { return x - y; }, a, b);
 }
-
 INLINE Vec operator*(const Vec& a, const Vec& b) {
-  Vec v;
-  EACH_PART v.part[i] = a.part[i] * b.part[i];
-  return v;
-}
-
-INLINE Vec operator*(const Vec& a, float b) {
-  return map(a, [b](Reg x) { return x * b; });
-}
-
-INLINE Vec operator+(const Vec& a, float b) {
-  return map(a, [b](Reg x) { return x + b; });
+  return map([](Reg x, Reg y) { return x * y; }, a, b);
 }
 
 INLINE float sum(const Vec& v) {  // halves are added first, so every width gives the same bits
@@ -185,13 +167,17 @@ INLINE void exponential(Reg x, Reg* scale, Reg* rest) {
   *scale = (Reg)(((IntReg)shifted << 23) + 0x3f800000);
 }
 
-INLINE Reg exp(Reg x) {
-  Reg scale, rest;
-  exponential(x, &scale, &rest);
-  return fused(scale, rest, scale);
+INLINE Vec exp(const Vec& v) {
+  return map([](Reg x) {
+    Reg scale, rest;
+    exponential(x, &scale, &rest);
+    return fused(scale, rest, scale);
+  }, v);
 }
 
-INLINE Reg sigmoid(Reg x) { return 1.0f / (1.0f + exp(-x)); }
+INLINE Vec sigmoid(const Vec& v) {
+  return map([](Reg x) { return 1.0f / x; }, exp(v * -1.0f) + 1.0f);
+}
 
 INLINE Reg tanh(Reg x) {
   x = x > 20.0f ? all(20.0f) : x;
@@ -213,9 +199,11 @@ INLINE void finish(const Product& job, long row, long panel, Vec y) {
   switch (job.finish) {
     case Finish::store: break;
     case Finish::add: y = load16(out) + y; break;
-    case Finish::relu_squared: y = map(y, [](Reg x) { return x > 0.0f ? x * x : Reg{}; }); break;
-    case Finish::tanh: y = map(y, [](Reg x) { return tanh(x); }); break;
-    case Finish::sigmoid: y = map(y, [](Reg x) { return sigmoid(x); }); break;
+    case Finish::relu_squared:
+      y = map([](Reg x) { return x > 0.0f ? x * x : Reg{}; }, y);
+      break;
+    case Finish::tanh: y = map([](Reg x) { return tanh(x); }, y); break;
+    case Finish::sigmoid: y = sigmoid(y); break;
   }
   if (n >= kLanes) return store16(out, y);
   float lanes[kLanes];
@@ -231,7 +219,7 @@ void block(const Product& job, long row, long panel) {
   const float* x = job.x + row * stride;
   Vec sums[P][T];
 #pragma GCC unroll 24
-  for (int i = 0; i < P * T; ++i) sums[i / T][i % T] = Vec{};
+  for (int i = 0; i < P * T; ++i) sums[i / T][i % T] = Vec(0.0f);
   for (long k = 0; k < n_in; ++k, w += kLanes, ++x) {
 #pragma GCC unroll 4
     for (int p = 0; p < P; ++p) {
@@ -252,15 +240,13 @@ constexpr int panels_for(int rows) {
   return rows == 1 ? 4 : fit >= 4 ? 4 : fit >= 2 ? 2 : 1;
 }
 
-template <class E, int P>
+// The block of `count` rows, at most T.
+template <class E, int P, int T = kMaxRows>
 INLINE void rows_of(const Product& job, long row, long count, long panel) {
-  switch (count) {
-    case 1: return block<E, P, 1>(job, row, panel);
-    case 2: return block<E, P, 2>(job, row, panel);
-    case 3: return block<E, P, 3>(job, row, panel);
-    case 4: if constexpr (kMaxRows > 3) return block<E, P, 4>(job, row, panel); else return;
-    case 5: if constexpr (kMaxRows > 3) return block<E, P, 5>(job, row, panel); else return;
-    case 6: if constexpr (kMaxRows > 3) return block<E, P, 6>(job, row, panel); else return;
+  if (count == T) {
+    block<E, P, T>(job, row, panel);
+  } else if constexpr (T > 1) {
+    rows_of<E, P, T - 1>(job, row, count, panel);
   }
 }
 
@@ -320,16 +306,16 @@ void widen(const void* row, Type type, float scale, long n, float* out) {
 
 void layer_norm(const float* x, const float* weight, const float* bias, float eps, long n,
                 float* out) {
-  Vec total{}, squares{};
+  Vec total = 0.0f, squares = 0.0f;
   for (long i = 0; i < n; i += kLanes) total = total + load16(x + i);
   const float mean = sum(total) / static_cast<float>(n);
   for (long i = 0; i < n; i += kLanes) {
-    const Vec d = (load16(x + i) + -mean) * mask(n - i);
+    const Vec d = (load16(x + i) - mean) * mask(n - i);
     squares = fused(d, d, squares);
   }
   const float factor = 1.0f / __builtin_sqrtf(sum(squares) / static_cast<float>(n) + eps);
   for (long i = 0; i < n; i += kLanes) {
-    const Vec d = (load16(x + i) + -mean) * factor;
+    const Vec d = (load16(x + i) - mean) * factor;
     store16(out + i, fused(d, load16(weight + i), load16(bias + i)));
   }
 }
@@ -344,7 +330,7 @@ void lerp(const float* now, const float* before, const float* mix, long n, float
 // From the LoRA products to what the recurrence reads, in place: w becomes the decay, k the
 // replaced key, v the mixed value, v_mix the removal key kk and a the added key kk * a.
 INLINE void prepare(const HeadWeights& c, const HeadRows& x, long n) {
-  Vec squares{};
+  Vec squares = 0.0f;
   for (long i = 0; i < n; i += kLanes) {
     const Vec kk = load16(x.k + i) * load16(c.k_k + i);
     squares = fused(kk, kk, squares);
@@ -353,21 +339,19 @@ INLINE void prepare(const HeadWeights& c, const HeadRows& x, long n) {
   const float inverse = 1.0f / (norm > 1e-12f ? norm : 1e-12f);
   for (long i = 0; i < n; i += kLanes) {
     const Vec v = load16(x.v + i), k = load16(x.k + i);
-    const Vec decay = map(load16(x.w + i) + load16(c.w0 + i), [](Reg d) {
-      return exp(sigmoid(d) * -0.6065306597126334f);  // exp(-1/2)
-    });
-    const Vec a = map(load16(x.a + i) + load16(c.a0 + i), [](Reg d) { return sigmoid(d); });
+    const Vec decay = sigmoid(load16(x.w + i) + load16(c.w0 + i)) * -0.6065306597126334f;
+    const Vec a = sigmoid(load16(x.a + i) + load16(c.a0 + i));
     if (c.v0) {
-      const Vec m = map(load16(x.v_mix + i) + load16(c.v0 + i), [](Reg d) { return sigmoid(d); });
-      store16(x.v + i, fused(load16(x.v_first + i) - v, m, v));
+      const Vec share = sigmoid(load16(x.v_mix + i) + load16(c.v0 + i));
+      store16(x.v + i, fused(load16(x.v_first + i) - v, share, v));
     } else {
       store16(x.v_first + i, v);
     }
     const Vec kk = k * load16(c.k_k + i) * inverse;
-    store16(x.w + i, decay);
+    store16(x.w + i, exp(decay));  // log decay = -exp(-1/2) sigmoid(w0 + w)
     store16(x.v_mix + i, kk);
     store16(x.a + i, kk * a);
-    store16(x.k + i, fused(k * load16(c.k_a + i), a + -1.0f, k));
+    store16(x.k + i, fused(k * load16(c.k_a + i), a - 1.0f, k));
   }
 }
 
@@ -376,7 +360,8 @@ template <int R>
 INLINE void recur(const HeadRows& x, long n, long row, float* state) {
   const long width = padded(n);
   float* s = state + row * width;
-  Vec removed[R] = {}, read[R] = {};
+  Vec removed[R], read[R];
+  for (int i = 0; i < R; ++i) removed[i] = read[i] = 0.0f;
   for (long j = 0; j < n; j += kLanes) {
     const Vec kk = load16(x.v_mix + j);
 #pragma GCC unroll 4
@@ -406,7 +391,7 @@ void head(const HeadWeights& weights, const HeadRows& rows, long n_rows, long n,
     long row = 0;
     for (; row + 4 <= n; row += 4) recur<4>(x, n, row, state);
     for (; row < n; ++row) recur<1>(x, n, row, state);
-    Vec bonus{};
+    Vec bonus = 0.0f;
     for (long i = 0; i < n; i += kLanes)
       bonus = fused(load16(x.r + i) * load16(x.k + i), load16(weights.r_k + i), bonus);
     const float share = sum(bonus);

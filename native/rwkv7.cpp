@@ -17,7 +17,6 @@ namespace {
 constexpr float kLayerNormEps = 1e-5f;
 constexpr long kChunkRows = 60;     // rows of a prefill chunk: ten blocks of six
 constexpr long kPanelsPerItem = 4;  // what a thread claims at once
-constexpr long kRowsPerItem = 8;
 
 // Where instruction sets meet: the best first.
 std::vector<const Kernels*> supported_kernels() {
@@ -325,19 +324,26 @@ void Model::forward(const Batch& batch) {
   }
 }
 
+// f(row) for every row of the pass, a few to an item.
+template <class F>
+void Model::each_row(const Rows& rows, const F& f) {
+  constexpr long kRowsPerItem = 8;
+  pool_.run(items(rows.count, kRowsPerItem), [&](long item) {
+    const long last = std::min(rows.count, (item + 1) * kRowsPerItem);
+    for (long row = item * kRowsPerItem; row < last; ++row) f(row);
+  });
+}
+
 void Model::embed(const Batch& batch, const Rows& rows) {
   const long d = dims_.d_model, width = padded(d);
   const long bytes = d * (embedding_.type == Type::f32 ? 4 : embedding_.type == Type::f16 ? 2 : 1);
-  pool_.run(items(rows.count, kRowsPerItem), [&](long item) {
-    for (long row = item * kRowsPerItem; row < std::min(rows.count, (item + 1) * kRowsPerItem);
-         ++row) {
-      const long b = row / rows.span, t = rows.token + row % rows.span;
-      const std::int64_t id = batch.ids[b * batch.n_tokens + t];
-      float* x = rows.x + row * width;
-      kernels_->widen(static_cast<const char*>(embedding_.data) + id * bytes, embedding_.type,
-                      embedding_scale_ ? embedding_scale_[id] : 1.0f, d, x);
-      if (ln0_) kernels_->layer_norm(x, ln0_, ln0_ + width, kLayerNormEps, d, x);
-    }
+  each_row(rows, [&](long row) {
+    const long b = row / rows.span, t = rows.token + row % rows.span;
+    const std::int64_t id = batch.ids[b * batch.n_tokens + t];
+    float* x = rows.x + row * width;
+    kernels_->widen(static_cast<const char*>(embedding_.data) + id * bytes, embedding_.type,
+                    embedding_scale_ ? embedding_scale_[id] : 1.0f, d, x);
+    if (ln0_) kernels_->layer_norm(x, ln0_, ln0_ + width, kLayerNormEps, d, x);
   });
 }
 
@@ -345,14 +351,7 @@ void Model::embed(const Batch& batch, const Rows& rows) {
 void Model::norm_and_mix(float* shift, const float* ln, const float* mixes, long n_mixes,
                          const Rows& rows) {
   const long d = dims_.d_model, width = padded(d), step = dims_.n_layer * 2 * d;
-  const auto each_row = [&](const auto& f) {
-    pool_.run(items(rows.count, kRowsPerItem), [&](long item) {
-      for (long row = item * kRowsPerItem; row < std::min(rows.count, (item + 1) * kRowsPerItem);
-           ++row)
-        f(row);
-    });
-  };
-  each_row([&](long row) {
+  each_row(rows, [&](long row) {
     kernels_->layer_norm(rows.x + row * width, ln, ln + width, kLayerNormEps, d,
                          rows.u + row * width);
   });
@@ -362,7 +361,7 @@ void Model::norm_and_mix(float* shift, const float* ln, const float* mixes, long
     std::fill(before + d, before + width, 0.0f);
     std::memcpy(shift + b * step, rows.u + ((b + 1) * rows.span - 1) * width, d * sizeof(float));
   }
-  each_row([&](long row) {
+  each_row(rows, [&](long row) {
     const float* u = rows.u + row * width;
     const float* before = row % rows.span ? u - width : rows.before + row / rows.span * width;
     for (long i = 0; i < n_mixes; ++i)

@@ -61,6 +61,8 @@ class Model {
   struct Layer;
   struct Rows;
 
+  template <class F>
+  void each_row(const Rows& rows, const F& f);
   void embed(const Batch& batch, const Rows& rows);
   void time_mix(long layer, const Batch& batch, const Rows& rows);
   void head(long layer, long head, const Batch& batch, const Rows& rows);
