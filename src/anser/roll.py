@@ -53,6 +53,7 @@ RULER: Final = 44  # above the first lane, for bar numbers
 LANE_HEIGHT: Final = 104
 LANE_GAP: Final = 10
 MARGIN: Final = 20
+MIN_ROUND: Final = 6  # pixels of the smallest note whose corners are rounded
 MIN_PITCHES: Final = 18  # a lane shows at least so many semitones, so that a drone stays thin
 
 
@@ -171,14 +172,17 @@ def _draw_notes(pen: Any, sheet: _Sheet, song: Song, lane: tuple[int, int]) -> N
     ends = sheet.x(notes["onset"] + notes["duration"])
     if song.tracks[track].is_drum:
         ends = np.minimum(ends, begins + 7)  # a stroke has no length that is heard
-    ends = np.maximum(ends - 1, begins + 2)
+    ends = np.maximum(ends - 1, begins + 3)
     hue = HUES[track % len(HUES)]
     for x, right, pitch, velocity in zip(
         begins.tolist(), ends.tolist(), notes["pitch"], notes["velocity"], strict=True
     ):
         y = top + 6 + (high - int(pitch)) * row
         box = (x + 1, y, right, max(y + row - 1, y + 2))
-        pen.rounded_rectangle(box, min(2.5, row / 2), _shade(hue, int(velocity)))
+        if min(right - x - 1, box[3] - y) < MIN_ROUND:
+            pen.rectangle(box, _shade(hue, int(velocity)))
+        else:
+            pen.rounded_rectangle(box, 2, _shade(hue, int(velocity)))
 
 
 def _draw_name(pen: Any, sheet: _Sheet, song: Song, lane: tuple[int, int]) -> None:  # noqa: ANN401

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 NOTE_NAMES: Final = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 EXAMPLE_BARS: Final = 4
+MOST_ROWS: Final = 100  # tracks in the table
 MOST_LISTED: Final = 6  # changes of meter that are named one by one
 
 
@@ -92,7 +93,7 @@ def print_tables(song: Song, console: Console, path: str = "") -> None:
     for heading in ("#", "track", "instrument", "channel", "notes", "range", "plays in bars"):
         right = heading in ("#", "channel", "notes")
         table.add_column(heading, justify="right" if right else "left", overflow="fold")
-    for number, track in enumerate(song.tracks):
+    for number, track in enumerate(song.tracks[:MOST_ROWS]):
         table.add_row(
             str(number + 1),
             escape(track.name),
@@ -104,6 +105,8 @@ def print_tables(song: Song, console: Console, path: str = "") -> None:
             spelled_bars(playing_bars(song, number)) or "none",
         )
     console.print(table)
+    if len(song.tracks) > MOST_ROWS:
+        console.print(f"and {len(song.tracks) - MOST_ROWS} more tracks; --json lists all")
     if song.tracks:
         console.print(
             f"\nTo write four of its bars anew:\n  {escape(example(song, path))}", width=300
