@@ -58,7 +58,7 @@ class Pool {
     if (stop) stop_.store(true);
     round_ += std::uint64_t{1} << 32;
     ticket_.store(round_ | n);
-    if (sleeping_.load() > 0) {
+    if (sleeping_.load() > 0 && sleeping_.exchange(0) > 0) {  // woken once, however late they come
       { std::lock_guard<std::mutex> lock(mutex_); }
       wake_.notify_all();
     }
@@ -96,7 +96,6 @@ class Pool {
       std::unique_lock<std::mutex> lock(mutex_);
       sleeping_.fetch_add(1);
       wake_.wait(lock, changed);
-      sleeping_.fetch_sub(1);
     }
   }
 

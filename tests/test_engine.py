@@ -95,7 +95,7 @@ def test_parity_at_full_size(parity, parity_weights):
 def test_parity_with_a_published_model(parity_dir):
     from anser.rwkv7.convert import read_weights
 
-    stored = np.load(parity_dir / "real_tiny7v0_expected.npz")
+    stored = stored_arrays(parity_dir / "real_tiny7v0_expected.npz")
     engine = engine_of(read_weights(parity_dir / "real" / "tiny-rwkv-7v0-834K-FP32.bin"), threads=1)
     state = engine.new_state()
     logits = engine.logits(state, stored["tokens"][None])[0]
@@ -106,6 +106,11 @@ def test_parity_with_a_published_model(parity_dir):
     np.testing.assert_allclose(engine.prefill(state, [[*b'"in']])[0], published, rtol=0, atol=5e-5)
 
 
+def stored_arrays(path):
+    with np.load(path) as file:
+        return dict(file)
+
+
 def reverse_engine(reverse_path):
     pytest.importorskip("torch")  # the file is torch's own
     from anser.rwkv7.convert import read_weights
@@ -114,7 +119,7 @@ def reverse_engine(reverse_path):
 
 
 def test_parity_with_a_model_of_heads_of_sixteen(reverse_path):
-    stored = np.load(reverse_path.with_name("real_reverse_L2_expected.npz"))
+    stored = stored_arrays(reverse_path.with_name("real_reverse_L2_expected.npz"))
     engine = reverse_engine(reverse_path)
     state = engine.new_state(6)
     logits = engine.logits(state, stored["tokens"])
