@@ -36,12 +36,8 @@ class Pool {
     publish(static_cast<std::uint32_t>(n), false);
     while (claim()) {
     }
-    for (int spins = 0; done_.load(std::memory_order_acquire) != n; ++spins) {
-      if (spins < 1000) {
-        pause();
-      } else {
-        std::this_thread::yield();
-      }
+    const auto complete = [&] { return done_.load(std::memory_order_acquire) == n; };
+    while (!wait_a_little(complete)) {
     }
   }
 
@@ -52,6 +48,18 @@ class Pool {
 #elif defined(__aarch64__)
     asm volatile("yield");
 #endif
+  }
+
+  // Some hundred cycles, then the processor goes to whoever else wants it: two of our own threads
+  // may have been put on one core.
+  template <class F>
+  static bool wait_a_little(const F& condition) {
+    for (int i = 0; i < 32; ++i) {
+      if (condition()) return true;
+      pause();
+    }
+    std::this_thread::yield();
+    return condition();
   }
 
   void publish(std::uint32_t n, bool stop) {
@@ -85,13 +93,8 @@ class Pool {
       }
       const auto changed = [&] { return ticket_.load() >> 32 != seen; };
       const auto give_up = Clock::now() + kPatience;
-      bool found = changed();
-      while (!found && Clock::now() < give_up) {
-        for (int i = 0; i < 16 && !found; ++i) {
-          pause();
-          found = changed();
-        }
-      }
+      bool found = false;
+      while (!found && Clock::now() < give_up) found = wait_a_little(changed);
       if (found) continue;
       std::unique_lock<std::mutex> lock(mutex_);
       sleeping_.fetch_add(1);
