@@ -33,7 +33,8 @@ class Engine {
  public:
   Engine(const anser::Dims& dims, const nb::dict& arrays, int n_threads,
          const std::string& instructions) {
-    if (n_threads < 1 || n_threads > 1024) throw std::invalid_argument("threads: expected 1 to 1024");
+    if (n_threads < 1 || n_threads > 1024)
+      throw std::invalid_argument("threads: expected 1 to 1024");
     anser::Tensors tensors;
     std::vector<AnyArray> alive;
     for (const auto& [key, value] : arrays) {
@@ -60,7 +61,7 @@ class Engine {
     expect("wkv", wkv, {n, d.n_layer, d.n_head(), d.head_size, d.head_size});
     const bool every = t > 1 && static_cast<long>(logits.shape(1)) == t;
     expect("logits", logits, {n, every ? t : 1, d.n_vocab});
-    if (n == 0 || t == 0) throw std::invalid_argument("ids: expected at least one of each sequence");
+    if (n == 0 || t == 0) throw std::invalid_argument("ids: expected at least one a sequence");
     for (long i = 0; i < n * t; ++i)
       if (ids.data()[i] < 0 || ids.data()[i] >= d.n_vocab)
         throw std::invalid_argument("ids: " + std::to_string(ids.data()[i]) +
