@@ -1,7 +1,7 @@
 """Speed of codec and prompt against miditok's MMM encoder on the same files, as a ratio.
 
-Both start from a parsed file: ours from a `Song`, miditok's from a symusic `Score`. Ours encodes the
-song and makes one prompt for a random selection; MMM tokenises the score (REMI inside, as the seed
+Both start from a parsed file: ours from a `Song`, miditok's from a symusic `Score`. Ours encodes
+the song and makes one prompt for a random selection; MMM tokenises the score (REMI inside, as the seed
 does, without BPE). Files are taken in turn by both, and each file's best of three counts.
 
     pip install miditok && python benchmarks/codec.py FOLDER --files 200
@@ -55,10 +55,10 @@ def main() -> None:
             continue
         track, bar = rng.randrange(len(song.tracks)), rng.randrange(song.n_bars)
         selection = Selection.of([track], range(bar, min(bar + 4, song.n_bars)))
-        ours.append(
-            best_of_three(lambda s=song, c=selection: prompt.make(codec.encode(s), c))
+        ours.append(best_of_three(lambda s=song, c=selection: prompt.make(codec.encode(s), c)))
+        theirs.append(
+            best_of_three(lambda s=score: mmm.encode(s, concatenate_track_sequences=True))
         )
-        theirs.append(best_of_three(lambda s=score: mmm.encode(s, concatenate_track_sequences=True)))
         n_notes += sum(len(t.notes) for t in song.tracks)
     ratio = np.array(theirs) / np.array(ours)
     print(

@@ -37,7 +37,9 @@ def make_song(
     file.tracks.append(_track([(0, mido.MetaMessage("set_tempo", tempo=tempo)), *events]))
     for part in parts:
         events = [(0, mido.MetaMessage("track_name", name=part.name))] if part.name else []
-        events.append((0, mido.Message("program_change", channel=part.channel, program=part.program)))
+        events.append(
+            (0, mido.Message("program_change", channel=part.channel, program=part.program))
+        )
         for onset, duration, pitch, velocity in part.notes:
             on = mido.Message("note_on", channel=part.channel, note=pitch, velocity=velocity)
             off = mido.Message("note_off", channel=part.channel, note=pitch, velocity=0)

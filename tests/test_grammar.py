@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from songs import band
 
 from anser import codec, vocab
 from anser.grammar import MAX_NOTES, CellGrammar
 from anser.ranges import pitch_range
+from songs import band
 
 
 def write(grammar, rng, patience=4000):

@@ -1,9 +1,7 @@
 import numpy as np
 import pytest
-from fakes import FakeEngine
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from songs import Part, band, make_song
 
 from anser import vocab
 from anser.infill import Request, infill, per_track, same_for_all, stream
@@ -12,6 +10,8 @@ from anser.sampling import Sampling
 from anser.selection import Selection
 from anser.song import Song
 from anser.verify import differences
+from fakes import FakeEngine
+from songs import Part, band, make_song
 
 SELECTION = Selection.of([0, 2], range(4, 7))
 

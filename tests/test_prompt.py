@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from songs import Part, band, make_song
 
 from anser import codec, prompt, vocab
 from anser.errors import ControlError, SelectionError
 from anser.prompt import Controls, Window
 from anser.selection import Selection
+from songs import Part, band, make_song
 
 
 def names(ids):
@@ -118,4 +118,6 @@ def test_beyond_the_end_nothing_follows():
 def test_ids_are_what_the_engine_reads():
     made = prompt.make(codec.encode(band()), Selection.of([0], [3]))
     assert all(s.given.dtype == np.uint16 for s in made.segments)
-    assert all((s.given < vocab.N_USED).all() and (s.given != vocab.PAD).all() for s in made.segments)
+    assert all(
+        (s.given < vocab.N_USED).all() and (s.given != vocab.PAD).all() for s in made.segments
+    )

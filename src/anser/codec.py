@@ -64,7 +64,8 @@ class Encoded:
 def bar_lengths(song: Song) -> NDArray[np.int64]:
     """Return the number of grid positions of each bar, at least 1."""
     ticks = np.diff(song.bars.starts)
-    return np.maximum(-(-ticks * vocab.GRID // song.ticks_per_quarter), 1)
+    lengths: NDArray[np.int64] = np.maximum(-(-ticks * vocab.GRID // song.ticks_per_quarter), 1)
+    return lengths
 
 
 def encode(song: Song) -> Encoded:
@@ -205,7 +206,7 @@ def _spell(
     new_cell[1:] = cell[1:] != cell[:-1]
 
     def changed(values: NDArray[np.integer]) -> NDArray[np.bool_]:
-        result = new_cell.copy()
+        result: NDArray[np.bool_] = new_cell.copy()
         result[1:] |= values[1:] != values[:-1]
         return result
 

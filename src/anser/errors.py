@@ -2,7 +2,7 @@
 
 * AnserError
     x MidiError         the file is not MIDI, or damaged              (byte offset, MIDI track)
-    x SelectionError    the selection does not fit the song           (track name, bars, what exists)
+    x SelectionError    the selection does not fit the song           (track, bars, what exists)
     x ControlError      a control the model does not know, or a value out of range
     x RuleError         the rules allow no music                      (the pair that contradicts)
     x CheckpointError   weights unusable                              (tensor, expected, found)

@@ -117,7 +117,9 @@ class CellGrammar:
         free_from = int(np.where(self._in_range, self._until, np.iinfo(np.int64).max).min())
         start = max(self._position + 1, self._page, free_from)
         stop = min(self._length, self._page + vocab.PAGE)
-        mask[vocab.POSITION + start - self._page : vocab.POSITION + stop - self._page] = start < stop
+        mask[vocab.POSITION + start - self._page : vocab.POSITION + stop - self._page] = (
+            start < stop
+        )
         if max(free_from, self._page + vocab.PAGE) < self._length:
             mask[vocab.TURN_PAGE] = True
 

@@ -109,7 +109,7 @@ def unigram(examples: list[Heldout]) -> NDArray[np.float64]:
 def nearest_bar(song: Encoded, made: Prompt, cell: prompt.Cell) -> int | None:
     """Return the shown, unselected bar of the track beside which the other tracks are most alike.
 
-    Alike = the share of common (position, pitch) ids on the same tracks; ties go to the nearest bar.
+    Alike = the share of common ids on the same tracks; ties go to the nearest bar.
     """
     track, bar = cell
     asked = {segment.cell for segment in made.segments}
@@ -180,9 +180,7 @@ def main() -> None:
     seen = draw(load(given.shards / "train.npz"), 2000, given.seed + 1)
     log_unigram = unigram(seen)
     sample = seen[:300]
-    weight = min(
-        COPY_WEIGHTS, key=lambda w: sum(copy_nats(e, log_unigram, w) for e in sample)
-    )
+    weight = min(COPY_WEIGHTS, key=lambda w: sum(copy_nats(e, log_unigram, w) for e in sample))
     engine = models.load(given.model).engine
     scores: dict[str, list[float]] = {"unigram": [], "copy": [], "no context": [], "model": []}
     for e in progress(examples, description="scoring", console=Console(stderr=True)):

@@ -74,14 +74,14 @@ def quantize(tensors: Tensors, precision: Precision) -> dict[str, NDArray[Any]]:
 
     fp16 stores every matrix in half precision. int8 stores the projections and the two tables as
     int8 with one float32 scale a row, `<name>.scale`, so that W[o, i] = int8[o, i] * scale[o];
-    LoRA matrices stay float32 there, being small and sensitive.
+    LoRA matrices, being small and sensitive, are kept in half precision there.
     """
     full = dequantize(tensors)
     if precision == "fp32":
         return full
     result: dict[str, NDArray[Any]] = {}
     for name, tensor in full.items():
-        if precision == "fp16" and (_is_matrix(name) or name.endswith(_LORA)):
+        if name.endswith(_LORA) or (precision == "fp16" and _is_matrix(name)):
             result[name] = _to_half(name, tensor)
         elif precision == "int8" and _is_matrix(name):
             result[name], result[f"{name}.scale"] = _to_int8(tensor)

@@ -21,12 +21,13 @@ class TrainConfig:
     d_model: int
     learning_rate: float  # at the peak; a cosine takes it down to `final_share` of this
     steps: int
-    ids_per_step: int = 131_072  # padded; one step is one batch of examples end to end
+    ids_per_step: int = 131_072  # padded; all devices together
     warmup: int = 100  # steps
     final_share: float = 0.03
-    weight_decay: float = 0.1
+    weight_decay: float = 1.0  # ten times what is usual: songs are seen many times over
+    dropout: float = 0.1  # share of each layer's outputs that is zeroed
     clip: float = 1.0  # of the gradient's norm
-    context_weight: float = 1.0  # of a given id in the loss; an id to be answered weighs 1
+    context_weight: float = 0.3  # of a given id in the loss; an id to be answered weighs 1
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -24,11 +24,10 @@ from anser.train.shards import Shard
 # How often each source's notes are seen, against their number: clean band music is scarce, and two
 # thirds of all clean notes are of one kind.
 SOURCE_WEIGHTS: Final[Mapping[str, float]] = {
-    "polish": 0.25,
-    "pop909": 2.0,
-    "freedoom": 4.0,
-    "easyrpg": 4.0,
-    "groove": 4.0,
+    "polish": 0.35,
+    "pop909": 1.5,
+    "freedoom": 3.0,
+    "groove": 2.0,
 }
 MAX_IDS: Final = 4096  # of one example
 ALIGN: Final = 16  # sequences in a batch begin at multiples of this, the chunk of the wkv kernel
@@ -40,6 +39,12 @@ class Example:
 
     ids: NDArray[np.uint16]
     is_answer: NDArray[np.bool_]
+
+    @property
+    def n_notes(self) -> int:
+        """Notes to be answered."""
+        is_note = (self.ids >= vocab.PITCH) & (self.ids < vocab.DRUM + 128)
+        return int((is_note & self.is_answer).sum())
 
 
 Spell = Callable[[Encoded, Selection, "Request"], Example]
@@ -88,10 +93,11 @@ def draw_selection(song: Encoded, rng: np.random.Generator) -> Selection:
 
 
 def draw_window(rng: np.random.Generator) -> Window:
-    """Draw how much is shown around a selection: mostly both sides, at times one, seldom none."""
+    """Draw how much is shown around a selection: mostly both sides and all tracks."""
     before = 0 if rng.random() < 0.06 else int(rng.integers(1, 41))
     after = 0 if rng.random() < 0.25 else int(rng.integers(1, 17))
-    return Window(tokens=int(rng.integers(300, 2200)), before=before, after=after)
+    tracks = int(rng.integers(1, 9)) if rng.random() < 0.35 else vocab.N_TRACKS
+    return Window(tokens=int(rng.integers(300, 2200)), before=before, after=after, tracks=tracks)
 
 
 def draw_controls(
@@ -175,37 +181,67 @@ class Batch:
     n_notes: int  # in the answers
 
 
-def batch(
-    examples: Examples,
-    seed: tuple[int, ...],
-    n_ids: int,
-    *,
-    augment: bool = True,
-    layout: Spell = spell,
-) -> Batch:
+def batch(examples: Examples, seed: tuple[int, ...], n_ids: int, *, layout: Spell = spell) -> Batch:
     """Draw examples until they no longer fit into `n_ids` ids; `seed` decides all."""
     rng = np.random.default_rng(seed)
-    n_sequences = n_ids // 512 + 8
-    ids = np.zeros(n_ids, dtype=np.int32)
-    targets = np.zeros(n_ids, dtype=np.int32)
-    is_answer = np.zeros(n_ids, dtype=bool)
-    is_context = np.zeros(n_ids, dtype=bool)
-    offsets = np.full(n_sequences + 1, n_ids, dtype=np.int32)
-    at = n_notes = 0
-    for i in range(n_sequences):
-        offsets[i] = at
-        example = examples.draw(rng, augment=augment, layout=layout)
-        n = len(example.ids)
-        if at + n > n_ids:
+    drawn: list[Example] = []
+    room = n_ids
+    while len(drawn) < _n_sequences(n_ids):
+        example = examples.draw(rng, layout=layout)
+        room -= _aligned(example)
+        if room < 0:
             break
-        ids[at : at + n] = example.ids
-        targets[at : at + n - 1] = example.ids[1:]
-        is_answer[at : at + n - 1] = example.is_answer[1:]
-        is_context[at : at + n - 1] = ~example.is_answer[1:]
-        n_notes += int(
-            (
-                (example.ids >= vocab.PITCH) & (example.ids < vocab.DRUM + 128) & example.is_answer
-            ).sum()
-        )
-        at += -(-n // ALIGN) * ALIGN
-    return Batch(ids, targets, is_answer, is_context, offsets, n_notes)
+        drawn.append(example)
+    return lay_out(drawn, n_ids)
+
+
+def fixed_batches(
+    examples: Examples, seed: int, n_examples: int, n_ids: int, *, layout: Spell = spell
+) -> list[Batch]:
+    """Draw `n_examples` examples without augmentation, in as many batches as they need.
+
+    The examples depend on the seed alone, not on the size of a batch.
+    """
+    rows: list[list[Example]] = [[]]
+    room = n_ids
+    for i in range(n_examples):
+        rng = np.random.default_rng((seed, i))
+        example = examples.draw(rng, augment=False, layout=layout)
+        if room < _aligned(example) or len(rows[-1]) == _n_sequences(n_ids):
+            rows.append([])
+            room = n_ids
+        rows[-1].append(example)
+        room -= _aligned(example)
+    return [lay_out(row, n_ids) for row in rows]
+
+
+def lay_out(drawn: list[Example], n_ids: int) -> Batch:
+    """Lay examples end to end in a batch of `n_ids` ids; they must fit."""
+    made = Batch(
+        ids=np.zeros(n_ids, dtype=np.int32),
+        targets=np.zeros(n_ids, dtype=np.int32),
+        is_answer=np.zeros(n_ids, dtype=bool),
+        is_context=np.zeros(n_ids, dtype=bool),
+        offsets=np.full(_n_sequences(n_ids) + 2, n_ids, dtype=np.int32),
+        n_notes=sum(e.n_notes for e in drawn),
+    )
+    at = 0
+    for i, example in enumerate(drawn):
+        n = len(example.ids)
+        made.offsets[i] = at
+        made.ids[at : at + n] = example.ids
+        made.targets[at : at + n - 1] = example.ids[1:]
+        made.is_answer[at : at + n - 1] = example.is_answer[1:]
+        made.is_context[at : at + n - 1] = ~example.is_answer[1:]
+        at += _aligned(example)
+    made.offsets[len(drawn)] = at
+    return made
+
+
+def _aligned(example: Example) -> int:
+    return -(-len(example.ids) // ALIGN) * ALIGN
+
+
+def _n_sequences(n_ids: int) -> int:
+    """Return how many sequences a batch holds at most."""
+    return n_ids // 512 + 8

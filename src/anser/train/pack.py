@@ -13,7 +13,7 @@ import hashlib
 import json
 import sys
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import Pool
 from pathlib import Path
@@ -43,8 +43,8 @@ def pieces(pack: Path) -> Iterator[Piece]:
     """Yield the pieces of a corpus pack; the manifest comes first in the archive."""
     manifest: dict[str, dict[str, object]] = {}
     with pack.open("rb") as raw:
-        packed = pack.suffix == ".zst"
-        stream = zstandard.ZstdDecompressor(max_window_size=2**31).stream_reader(raw) if packed else raw
+        zstd = zstandard.ZstdDecompressor(max_window_size=2**31)
+        stream = zstd.stream_reader(raw) if pack.suffix == ".zst" else raw
         with tarfile.open(fileobj=stream, mode="r|") as archive:
             for member in archive:
                 content = archive.extractfile(member)
@@ -66,12 +66,15 @@ def _encode(piece: Piece) -> tuple[Piece, Encoded | str]:
         return piece, str(error)
 
 
-def build(packs: Iterable[Path], folder: Path, processes: int) -> None:
-    """Encode every piece of the packs into `train.npz`, `valid.npz` and `test.npz`."""
+def build(packs: Iterable[Path], folder: Path, processes: int, left_out: Sequence[str]) -> None:
+    """Encode the pieces of the packs into `train.npz`, `valid.npz` and `test.npz`.
+
+    Sources in `left_out` are not taken.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[tuple[Piece, Encoded]]] = {split: [] for split in SPLITS}
     digest = hashlib.sha256()
-    everything = (piece for pack in packs for piece in pieces(pack))
+    everything = (p for pack in packs for p in pieces(pack) if p.source not in left_out)
     with Pool(processes) as pool:
         results = pool.imap(_encode, everything, chunksize=16)
         for piece, result in progress(results, description="encoding", total=None):
@@ -103,8 +106,9 @@ def main() -> None:
     parser.add_argument("packs", nargs="+", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--processes", type=int, default=2)
-    arguments = parser.parse_args()
-    build(arguments.packs, arguments.output, arguments.processes)
+    parser.add_argument("--leave-out", nargs="*", default=[], metavar="SOURCE")
+    given = parser.parse_args()
+    build(given.packs, given.output, given.processes, given.leave_out)
 
 
 if __name__ == "__main__":

@@ -52,16 +52,20 @@ class RWKV7(nn.Module):
         optional: Collection[str] = OPTIONAL,
         *,
         compute_dtype: torch.dtype | None = None,
+        dropout: float = 0.0,
         form: Form = "auto",
     ) -> None:
-        """Allocate the weights, uninitialised; `optional` names the extra tensors to have."""
+        """Allocate the weights, uninitialised; `optional` names the extra tensors to have.
+
+        `dropout` is the share of each layer's two outputs that is zeroed in training.
+        """
         super().__init__()
         self.dims = dims
         self.optional = frozenset(optional)
         self.compute_dtype = compute_dtype
         self.emb = nn.Embedding(dims.n_vocab, dims.d_model, _weight=_empty(dims.n_vocab, dims))
         self.blocks = nn.ModuleList(
-            Block(dims, i, self.optional, form) for i in range(dims.n_layer)
+            Block(dims, i, self.optional, form, dropout) for i in range(dims.n_layer)
         )
         self.ln_out = LayerNorm(dims.d_model)
         self.head = _linear(dims.d_model, dims.n_vocab, "head.bias" in self.optional)
@@ -147,7 +151,9 @@ class RWKV7(nn.Module):
 class Block(nn.Module):
     """One layer: x + TimeMix(LN1(x)), then x + ChannelMix(LN2(x))."""
 
-    def __init__(self, dims: ModelDims, layer: int, optional: Collection[str], form: Form) -> None:
+    def __init__(
+        self, dims: ModelDims, layer: int, optional: Collection[str], form: Form, dropout: float
+    ) -> None:
         super().__init__()
         name = f"blocks.{layer}"
         self.ln0 = LayerNorm(dims.d_model) if f"{name}.ln0.weight" in optional else None
@@ -156,6 +162,7 @@ class Block(nn.Module):
         lora_v = layer > 0 or f"{name}.att.v1" in optional
         self.att = TimeMix(dims, lora_v, f"{name}.att.output.bias" in optional, form)
         self.ffn = ChannelMix(dims)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(
         self,
@@ -175,10 +182,10 @@ class Block(nn.Module):
         att_shift, ffn_shift = (None, None) if shift is None else shift.unbind(1)
         u = self.ln1(x).to(compute)
         out, v_first, wkv = self.att(u, _previous(u, att_shift, layout), v_first, wkv, layout)
-        x = x + out
+        x = x + self.dropout(out)
         att_shift = _last(u, att_shift, layout)
         u = self.ln2(x).to(compute)
-        x = x + self.ffn(u, _previous(u, ffn_shift, layout))
+        x = x + self.dropout(self.ffn(u, _previous(u, ffn_shift, layout)))
         shift = torch.stack([att_shift, _last(u, ffn_shift, layout)], 1).to(x.dtype)
         return x, v_first, shift, wkv
 
