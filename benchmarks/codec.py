@@ -1,8 +1,8 @@
 """Speed of codec and prompt against miditok's MMM encoder on the same files, as a ratio.
 
 Both start from a parsed file: ours from a `Song`, miditok's from a symusic `Score`. Ours encodes
-the song and makes one prompt for a random selection; MMM tokenises the score (REMI inside, as the seed
-does, without BPE). Files are taken in turn by both, and each file's best of three counts.
+the song and makes one prompt for a random selection; MMM tokenises the score (REMI inside, as the
+seed does, without BPE). Files are taken in turn by both, and each file's best of three counts.
 
     pip install miditok && python benchmarks/codec.py FOLDER --files 200
 """
