@@ -74,10 +74,17 @@ def test_copying_beats_the_unigram_where_bars_repeat():
     drawn = example(song, Selection.of([0], [3, 4]))
     log_unigram = heldout.unigram([drawn])
     assert np.exp(log_unigram).sum() == pytest.approx(1)
-    alone = heldout.copy_nats(drawn, log_unigram, 0.0)
+    alone = heldout.copy_nats(drawn, log_unigram, heldout.CopyWeights(0, 0))
     ids, is_answer = prompt.with_answers(drawn.made, song)
     assert alone == pytest.approx(-log_unigram[ids[is_answer]].sum())
-    assert heldout.copy_nats(drawn, log_unigram, 0.9) < 0.3 * alone
+    assert heldout.copy_nats(drawn, log_unigram, heldout.CopyWeights(0.5, 0.95)) < 0.3 * alone
+
+
+def test_the_weights_of_copying_are_fitted():
+    song = repeating_song()
+    drawn = [example(song, Selection.of([0], [b])) for b in (2, 3)]
+    weights = heldout.fit_copy_weights(drawn, heldout.unigram(drawn))
+    assert weights.following == max(heldout.COPY_WEIGHTS)
 
 
 def test_examples_depend_on_their_seed_alone():

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ from anser.rwkv7.engine import Engine
 from anser.train.examples import Examples, draw_controls, draw_selection, draw_window
 from anser.train.shards import Shard, load
 
-COPY_WEIGHTS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+COPY_WEIGHTS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,15 @@ def nearest_bar(song: Encoded, made: Prompt, cell: prompt.Cell) -> int | None:
     return None if best is None else -best[2]
 
 
-def copy_nats(example: Heldout, log_unigram: NDArray[np.float64], weight: float) -> float:
+@dataclass(frozen=True)
+class CopyWeights:
+    """How far the copying baseline trusts the copied bar."""
+
+    at_odds: float  # at the start of a cell, and after an id that was not the copied one
+    following: float  # after an id that was
+
+
+def copy_nats(example: Heldout, log_unigram: NDArray[np.float64], weights: CopyWeights) -> float:
     """Return the nats of the answers under the copying baseline."""
     nats = 0.0
     for segment in example.made.segments:
@@ -143,16 +151,28 @@ def copy_nats(example: Heldout, log_unigram: NDArray[np.float64], weight: float)
         answer = [*example.song.cell(*segment.cell).tolist(), vocab.END]
         bar = nearest_bar(example.song, example.made, segment.cell)
         source = [] if bar is None else [*example.song.cell(track, bar).tolist(), vocab.END]
-        at = 0
+        at, is_following = 0, False
         for token in answer:
             p = np.exp(log_unigram[token])
+            is_copied = at < len(source) and source[at] == token
             if at < len(source):
-                p = (1 - weight) * p + weight * (source[at] == token)
+                weight = weights.following if is_following else weights.at_odds
+                p = (1 - weight) * p + weight * is_copied
             nats -= float(np.log(p))
+            is_following = is_copied
             rest = source[at:]
             if token in rest:
                 at += rest.index(token) + 1
     return nats
+
+
+def fit_copy_weights(examples: list[Heldout], log_unigram: NDArray[np.float64]) -> CopyWeights:
+    """Return the weights that score best on the examples, each found with the other held."""
+    best = CopyWeights(COPY_WEIGHTS[0], COPY_WEIGHTS[0])
+    for field in ("following", "at_odds"):
+        tried = [replace(best, **{field: weight}) for weight in COPY_WEIGHTS]
+        best = min(tried, key=lambda w: sum(copy_nats(e, log_unigram, w) for e in examples))
+    return best
 
 
 def per_note(nats: list[float], examples: list[Heldout]) -> tuple[float, float]:
@@ -179,14 +199,13 @@ def main() -> None:
     examples = draw(load(given.shards / f"{given.split}.npz"), given.examples, given.seed)
     seen = draw(load(given.shards / "train.npz"), 2000, given.seed + 1)
     log_unigram = unigram(seen)
-    sample = seen[:300]
-    weight = min(COPY_WEIGHTS, key=lambda w: sum(copy_nats(e, log_unigram, w) for e in sample))
+    weights = fit_copy_weights(seen[:300], log_unigram)
     engine = models.load(given.model).engine
     scores: dict[str, list[float]] = {"unigram": [], "copy": [], "no context": [], "model": []}
     for e in progress(examples, description="scoring", console=Console(stderr=True)):
         ids, is_answer = prompt.with_answers(e.made, e.song)
         scores["unigram"].append(-float(log_unigram[ids[is_answer]].sum()))
-        scores["copy"].append(copy_nats(e, log_unigram, weight))
+        scores["copy"].append(copy_nats(e, log_unigram, weights))
         scores["no context"].append(no_context_nats(engine, e))
         scores["model"].append(model_nats(engine, e.song, e.made))
     result = {
@@ -198,7 +217,7 @@ def main() -> None:
         "examples": len(examples),
         "pieces": len({e.piece for e in examples}),
         "notes": sum(e.n_notes for e in examples),
-        "copy_weight": weight,
+        "copy_weights": asdict(weights),
     }
     print(json.dumps(about | result, indent=1))
 
