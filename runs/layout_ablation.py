@@ -14,6 +14,7 @@ import numpy as np
 
 from anser import prompt, vocab
 from anser.codec import Encoded
+from anser.controls import NO_CONTROLS
 from anser.selection import Selection
 from anser.train.config import TrainConfig
 from anser.train.examples import Example, Request, spell
@@ -36,7 +37,7 @@ def spell_mmm(song: Encoded, selection: Selection, request: Request) -> Example:
             parts.append([vocab.FILL] if is_hole else song.cell(track, bar))
     is_answer = [np.zeros(len(part), dtype=bool) for part in parts]
     for segment in rotated.segments:
-        wish = request.controls.get(segment.cell, prompt.NO_CONTROLS)
+        wish = request.controls.get(segment.cell, NO_CONTROLS)
         place = rotated.tracks.index(segment.cell[0])
         program = vocab.PROGRAM + int(song.programs[segment.cell[0]])
         parts.append([vocab.ANSWER, vocab.TRACK + place, program, *wish.spell()])

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anser import vocab
+from anser.controls import Controls
 from anser.infill import Request, infill, per_track, same_for_all, stream
-from anser.prompt import Controls
 from anser.sampling import Sampling
 from anser.selection import Selection
 from anser.song import Song

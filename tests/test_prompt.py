@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from anser import codec, prompt, vocab
+from anser.controls import Controls
 from anser.errors import ControlError, SelectionError
-from anser.prompt import Controls, Window
+from anser.prompt import Window
 from anser.selection import Selection
 from songs import Part, band, make_song
 

@@ -3,6 +3,7 @@ import pytest
 
 from anser import codec, prompt, vocab
 from anser.codec import encode
+from anser.controls import likeness, measure
 from anser.rwkv7 import checkpoint
 from anser.train import examples, shards
 from anser.train.examples import ALIGN, Examples, Request, batch, draw_selection, spell
@@ -72,12 +73,33 @@ def test_transposition_keeps_every_track_in_its_range(shard):
     song = shard.songs[0]
     down, up = examples.transposition_range(song)
     assert -6 <= down <= 0 <= up <= 6
-    rng = np.random.default_rng(1)
-    ids = song.cell(0, 0)
-    moved = examples.vary(ids, up, rng)
-    before, after = codec.decode(ids), codec.decode(moved)
+    moved = examples.vary(song, up, np.random.default_rng(1))
+    before, after = codec.decode(song.cell(0, 0)), codec.decode(moved.cell(0, 0))
     assert np.array_equal(before["pitch"] + up, after["pitch"])
     assert np.array_equal(before["position"], after["position"])
+    louder = after["velocity"].astype(int) - before["velocity"]
+    assert len(set(louder.tolist())) == 1
+
+
+def test_controls_are_asked_for_in_every_subset_and_are_true(shard):
+    song = shard.songs[1]
+    subsets = set()
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        selection = draw_selection(song, rng)
+        for (track, bar), asked in examples.draw_controls(song, selection, rng).items():
+            assert (track, bar) in selection.cells
+            notes = codec.decode(song.cell(track, bar))
+            is_drum = song.programs[track] == vocab.DRUMS
+            measured = measure(notes, int(song.lengths[bar]), is_drum=is_drum)
+            for name in set(asked.asked()) - {"likeness", "reference"}:
+                assert getattr(asked, name) == getattr(measured, name)
+            if asked.reference is not None:
+                others = codec.decode(song.cell(track, asked.reference))
+                assert asked.likeness == likeness(notes, others)
+            subsets.add(asked.asked())
+    assert len(subsets) > 50
+    assert any(len(s) == 1 for s in subsets)
 
 
 def test_sources_are_weighted(shard):

@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from anser.controls import Controls
     from anser.errors import (
         AnserError,
         CheckpointError,
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     )
     from anser.infill import Decided, Take
     from anser.models import Model, load
-    from anser.prompt import Controls
     from anser.sampling import Sampling
     from anser.selection import Selection
     from anser.song import Song
@@ -45,10 +45,10 @@ __all__ = [
 ]
 
 _HOMES = {
+    "controls": ("Controls",),
     "errors": ("AnserError", "CheckpointError", "ControlError", "MidiError", "SelectionError"),
     "infill": ("Decided", "Take"),
     "models": ("Model", "load"),
-    "prompt": ("Controls",),
     "sampling": ("Sampling",),
     "selection": ("Selection",),
     "song": ("Song",),

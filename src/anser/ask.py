@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from anser import models, vocab
+from anser.controls import Controls
 from anser.errors import AnserError, ControlError, SelectionError
 from anser.infill import Decided, Request, Take, infill, per_track
-from anser.prompt import Cell, Controls
+from anser.prompt import Cell
 from anser.sampling import Sampling
 from anser.selection import Selection, find_track
 from anser.song import Song

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anser import codec, prompt, vocab
+from anser.controls import NO_CONTROLS, Controls
 from anser.grammar import CellGrammar
-from anser.prompt import NO_CONTROLS, Cell, Controls, Prompt, Window
+from anser.prompt import Cell, Prompt, Window
 from anser.ranges import pitch_range
 from anser.rwkv7.engine import Engine, State
 from anser.sampling import Sampling, pick

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Final
 
 from anser import vocab
+from anser.controls import Controls
 from anser.errors import CheckpointError
 from anser.infill import Decided, Request, Take, infill, same_for_all, stream
-from anser.prompt import Controls
 from anser.rwkv7 import checkpoint
 from anser.rwkv7.engine import Engine
 from anser.sampling import Sampling
@@ -113,7 +113,7 @@ def _open(path: Path, name: str, threads: int | None) -> Model:
         raise CheckpointError(
             f"{path}: expected a model of Anser's, found weights without a vocab."
         )
-    if found != vocab.fingerprint():
+    if vocab.families_of(found) is None:
         raise CheckpointError(
             f"{path}: expected the vocab of this version of Anser, found another. "
             "Use the version of Anser that the model was made with."

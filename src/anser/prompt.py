@@ -13,7 +13,7 @@ right before each answer:
                                              unselected cells play in this bar, then its answers
 
     bar    = bar [numerator denominator]     the meter where it changes
-    answer = answer track program [controls] cell end
+    answer = answer track program [reference cell likeness] [controls] cell end
 
 Silent cells are left out, except in answers. Where unselected bars between two selected ones are
 many, only the last few are played through, after a `jump`. The model writes the cell and its `end`
@@ -24,14 +24,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from anser import vocab
 from anser.codec import Encoded
-from anser.errors import ControlError, SelectionError
+from anser.controls import NO_CONTROLS, Controls, likeness_token
+from anser.errors import SelectionError
 from anser.selection import Selection
 
 Cell = tuple[int, int]  # (track, bar)
@@ -52,27 +52,6 @@ class Window:
             raise ValueError(f"tracks: expected 1..{vocab.N_TRACKS}, found {self.tracks}.")
         if min(self.tokens, self.before, self.after, self.gap) < 0:
             raise ValueError("a window's sizes must not be negative.")
-
-
-@dataclass(frozen=True)
-class Controls:
-    """What is asked of a selected cell; None means "you choose"."""
-
-    density: float | None = None  # notes that begin in the cell
-    program: int | None = None  # General MIDI 0..127 in place of the track's own; 128 = drums
-
-    def __post_init__(self) -> None:
-        if self.density is not None and not 0 <= self.density <= 1000:
-            raise ControlError(f"density: expected 0..1000 notes per bar, found {self.density:g}.")
-        if self.program is not None and not 0 <= self.program <= vocab.DRUMS:
-            raise ControlError(f"program: expected 0..128, found {self.program}.")
-
-    def spell(self) -> list[int]:
-        """Return the control tokens that stand between an answer's program and its notes."""
-        return [] if self.density is None else [vocab.density_token(self.density)]
-
-
-NO_CONTROLS: Final = Controls()
 
 
 @dataclass(frozen=True)
@@ -166,6 +145,10 @@ def make(
                 wish = controls.get((track, bar), NO_CONTROLS)
                 program = int(song.programs[track]) if wish.program is None else wish.program
                 layout.add(vocab.ANSWER, vocab.TRACK + place, vocab.PROGRAM + program)
+                if wish.likeness is not None and wish.reference is not None:
+                    layout.add(vocab.REFERENCE)
+                    layout.parts.append(song.cell(track, wish.reference))
+                    layout.add(likeness_token(wish.likeness))
                 layout.add(*wish.spell())
                 segments.append(Segment(layout.take(), (track, bar)))
         previous = bar

@@ -47,6 +47,19 @@ FAMILIES: Final = (
     ("pitch", 128),
     ("drum", 128),  # pitch on a drum track
     ("density", len(DENSITY_EDGES)),
+    # From here on what anser-1 was not trained for; meanings and bins: controls.
+    ("fewest", 8),  # notes sounding at an onset
+    ("most", 8),
+    ("length", 6),  # a class of durations that is present
+    ("register", 22),  # of the mean pitch, six semitones each
+    ("span", 9),  # from the lowest to the highest pitch
+    ("class", 12),  # a pitch class that is present
+    ("silence", 9),  # share of the bar in which nothing sounds, eighths
+    ("loudness", 8),  # of the mean velocity
+    ("grid", 7),  # the coarsest grid that holds every onset
+    ("syncopation", 5),
+    ("reference", 1),  # begins the cell that an answer is to be like; its likeness follows
+    ("likeness", 6),
 )
 
 
@@ -85,6 +98,7 @@ DURATION: Final = FIRST["duration"]
 PITCH: Final = FIRST["pitch"]
 DRUM: Final = FIRST["drum"]
 DENSITY: Final = FIRST["density"]
+REFERENCE: Final = FIRST["reference"]
 
 
 def _value(family: str, i: int) -> int:
@@ -141,3 +155,14 @@ def jump_token(n_bars: int) -> int:
 def fingerprint() -> str:
     """Return the table as one line, kept in checkpoints so that a wrong pairing is refused."""
     return " ".join(f"{family}:{count}" for family, count in FAMILIES)
+
+
+def families_of(found: str) -> frozenset[str] | None:
+    """Return the families that a model with this fingerprint knows, None if it does not fit.
+
+    A model fits whose table is ours, or its beginning: it was trained before the others were added.
+    """
+    ours, theirs = fingerprint().split(" "), found.split(" ")
+    if theirs != ours[: len(theirs)]:
+        return None
+    return frozenset(entry.split(":")[0] for entry in theirs)

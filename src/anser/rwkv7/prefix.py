@@ -53,9 +53,9 @@ class PrefixCache:
 
         Raises `ValueError` if there is no id, or one that the vocabulary has not.
         """
-        ids = np.ascontiguousarray(ids, dtype=np.int64)
-        cuts = [*range(self._every, len(ids), self._every), len(ids)]
-        keys = self._keys(ids, cuts)
+        read = np.ascontiguousarray(ids, dtype=np.int64)
+        cuts = [*range(self._every, len(read), self._every), len(read)]
+        keys = self._keys(read, cuts)
         n_known = next((n for n in range(len(cuts), 0, -1) if keys[n - 1] in self._kept), 0)
         if n_known:
             self._kept.move_to_end(keys[n_known - 1])
@@ -66,7 +66,7 @@ class PrefixCache:
             logits = np.empty((1, 0), dtype=np.float32)
         begin = cuts[n_known - 1] if n_known else 0
         for cut, key in zip(cuts[n_known:], keys[n_known:], strict=True):
-            logits = self.engine.prefill(state, ids[None, begin:cut])
+            logits = self.engine.prefill(state, read[None, begin:cut])
             self.n_read += cut - begin
             begin = cut
             self._keep(key, _Kept(state.copy(), logits.copy()))

@@ -8,7 +8,7 @@ instrument's range. Same seed and number, same example, whoever makes it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from anser import codec, prompt, vocab
 from anser.codec import Encoded
-from anser.prompt import Controls, Window
+from anser.controls import Controls, likeness, measure
+from anser.prompt import Window
 from anser.ranges import pitch_range
 from anser.selection import Selection
 from anser.train.shards import Shard
@@ -29,6 +30,11 @@ SOURCE_WEIGHTS: Final[Mapping[str, float]] = {
     "freedoom": 3.0,
     "groove": 2.0,
 }
+# The controls that follow from a cell's own notes.
+MEASURED: Final = (
+    *("density", "fewest", "most", "lengths", "register", "span", "classes"),
+    *("silence", "loudness", "grid", "syncopation"),
+)
 MAX_IDS: Final = 4096  # of one example
 ALIGN: Final = 16  # sequences in a batch begin at multiples of this, the chunk of the wkv kernel
 
@@ -103,13 +109,44 @@ def draw_window(rng: np.random.Generator) -> Window:
 def draw_controls(
     song: Encoded, selection: Selection, rng: np.random.Generator
 ) -> dict[prompt.Cell, Controls]:
-    """Ask for what stands in the cells: for none of them, for all, or for some."""
-    share = rng.choice([0.0, 1.0, 0.5], p=[0.5, 0.3, 0.2])
-    return {
-        cell: Controls(density=float(song.n_notes[cell]))
-        for cell in sorted(selection.cells)
-        if rng.random() < share
-    }
+    """Ask for some of what the cells are like: for none of them, for all, or for some.
+
+    Every subset of controls occurs, so that the absence of one means "you choose".
+    """
+    if rng.random() < 0.4:
+        return {}
+    share_of_cells = 1.0 if rng.random() < 0.6 else 0.5
+    share_of_controls = rng.choice([0.12, 0.4, 1.0], p=[0.5, 0.35, 0.15])
+    names = [name for name in MEASURED if rng.random() < share_of_controls]
+    names += ["density"] if rng.random() < 0.4 and "density" not in names else []
+    is_like = rng.random() < 0.25
+    asked: dict[prompt.Cell, Controls] = {}
+    for track, bar in sorted(selection.cells):
+        if rng.random() >= share_of_cells:
+            continue
+        notes = codec.decode(song.cell(track, bar))
+        is_drum = bool(song.programs[track] == vocab.DRUMS)
+        measured = measure(notes, int(song.lengths[bar]), is_drum=is_drum)
+        found = {name: getattr(measured, name) for name in names}
+        if is_like:
+            reference = _draw_reference(song, (track, bar), rng)
+            others = codec.decode(song.cell(track, reference))
+            found |= {"reference": reference, "likeness": likeness(notes, others)}
+        asked[track, bar] = Controls(**found)
+    return asked
+
+
+def _draw_reference(song: Encoded, cell: prompt.Cell, rng: np.random.Generator) -> int:
+    """Draw a bar of the cell's track to be like, as a rule one of the sixteen on either side.
+
+    One in ten is the cell itself, so that asking for a copy, or a variation of it, is learnt.
+    """
+    track, bar = cell
+    if rng.random() < 0.1:
+        return bar
+    near = np.arange(max(bar - 16, 0), min(bar + 17, song.n_bars))
+    playing = near[song.n_notes[track, near] > 0]
+    return int(rng.choice(playing if len(playing) else near))
 
 
 def transposition_range(song: Encoded) -> tuple[int, int]:
@@ -128,18 +165,21 @@ def transposition_range(song: Encoded) -> tuple[int, int]:
     return down, up
 
 
-def vary(ids: NDArray[np.uint16], semitones: int, rng: np.random.Generator) -> NDArray[np.uint16]:
-    """Transpose an example, and jitter its loudness and tempo as a whole."""
-    ids = codec.transpose(ids, semitones).astype(np.int64)
-    louder = int(rng.integers(-3, 4))
+def vary(song: Encoded, semitones: int, rng: np.random.Generator) -> Encoded:
+    """Transpose the song, and jitter its loudness and tempo as a whole.
+
+    Loudness moves by up to three steps, as far as no velocity leaves the scale.
+    """
+    ids = codec.transpose(song.ids, semitones)
     n = vocab.COUNT["velocity"]
     is_velocity = (ids >= vocab.VELOCITY) & (ids < vocab.VELOCITY + n)
-    moved = np.clip(ids + louder, vocab.VELOCITY + 1, vocab.VELOCITY + n - 1)
-    ids = np.where(is_velocity, moved, ids)
-    n = vocab.COUNT["tempo"]
-    is_tempo = (ids >= vocab.TEMPO) & (ids < vocab.TEMPO + n)
-    moved = np.clip(ids + rng.integers(-1, 2), vocab.TEMPO, vocab.TEMPO + n - 1)
-    return np.where(is_tempo, moved, ids).astype(np.uint16)
+    found = ids[is_velocity].astype(int) - vocab.VELOCITY
+    if len(found):
+        softest, loudest = int(found.min()), int(found.max())
+        steps = int(np.clip(rng.integers(-3, 4), min(1 - softest, 0), n - 1 - loudest))
+        ids = np.where(is_velocity, ids + np.uint16(steps % 65536), ids)
+    tempos = song.tempos * np.float32(1.08 ** rng.integers(-1, 2))
+    return replace(song, ids=ids, tempos=tempos)
 
 
 class Examples:
@@ -157,16 +197,15 @@ class Examples:
         """Draw one example of at most MAX_IDS ids."""
         index = int(rng.choice(len(self._songs), p=self.shares))
         song = self._songs[index]
+        if augment:
+            down, up = self._ranges[index]
+            song = vary(song, int(rng.integers(down, up + 1)), rng)
         while True:
             selection = draw_selection(song, rng)
             request = Request(draw_controls(song, selection, rng), draw_window(rng))
             example = layout(song, selection, request)
             if len(example.ids) <= MAX_IDS:
-                break
-        if not augment:
-            return example
-        down, up = self._ranges[index]
-        return Example(vary(example.ids, int(rng.integers(down, up + 1)), rng), example.is_answer)
+                return example
 
 
 @dataclass(frozen=True)
