@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from anser import codec, prompt, vocab
+from anser.chords import recognize
 from anser.codec import encode
 from anser.controls import likeness, measure
 from anser.rwkv7 import checkpoint
@@ -92,14 +93,19 @@ def test_controls_are_asked_for_in_every_subset_and_are_true(shard):
             notes = codec.decode(song.cell(track, bar))
             is_drum = song.programs[track] == vocab.DRUMS
             measured = measure(notes, int(song.lengths[bar]), is_drum=is_drum)
-            for name in set(asked.asked()) - {"likeness", "reference"}:
+            for name in set(asked.asked()) - {"likeness", "reference", "chords"}:
                 assert getattr(asked, name) == getattr(measured, name)
             if asked.reference is not None:
                 others = codec.decode(song.cell(track, asked.reference))
                 assert asked.likeness == likeness(notes, others)
+            if asked.chords is not None:
+                inside = range(selection.bars[0], selection.bars[-1] + 1)
+                assert asked.chords == recognize(song, inside)[bar - inside.start]
+                assert not is_drum
             subsets.add(asked.asked())
     assert len(subsets) > 50
     assert any(len(s) == 1 for s in subsets)
+    assert any("chords" in s for s in subsets)
 
 
 def test_sources_are_weighted(shard):

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anser import vocab
+from anser.chords import Chords
+from anser.chords import spell as spell_chords
 from anser.errors import ControlError
 
 # Classes of durations by their upper edges, grid units (24 a quarter).
@@ -60,6 +62,7 @@ class Controls:
     syncopation: float | None = None  # share of notes off the beat that sound over the next, 0..1
     likeness: float | None = None  # to a reference cell, 0..1; common of all (position, pitch)
     reference: int | None = None  # the bar of the same track that the answer is to be like
+    chords: Chords | None = None  # (position, name) from the bar's beginning; see `chords`
 
     def __post_init__(self) -> None:
         _within("density", self.density, 0, 1000)
@@ -89,7 +92,7 @@ class Controls:
 
         Those two stand elsewhere in an answer; see `prompt`.
         """
-        ids: list[int] = []
+        ids = [] if self.chords is None else spell_chords(self.chords)
         if self.loudness is not None:
             ids.append(_binned("loudness", self.loudness / 16))
         if self.register is not None:

@@ -60,6 +60,7 @@ FAMILIES: Final = (
     ("syncopation", 5),
     ("reference", 1),  # begins the cell that an answer is to be like; its likeness follows
     ("likeness", 6),
+    ("chord", 97),  # root + 12 * quality; the last is "no chord"
 )
 
 

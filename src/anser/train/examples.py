@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anser import codec, prompt, vocab
+from anser.chords import Chords, recognize
 from anser.codec import Encoded
 from anser.controls import Controls, likeness, measure
 from anser.prompt import Window
@@ -120,6 +121,7 @@ def draw_controls(
     names = [name for name in MEASURED if rng.random() < share_of_controls]
     names += ["density"] if rng.random() < 0.4 and "density" not in names else []
     is_like = rng.random() < 0.25
+    harmony = _harmony(song, selection) if rng.random() < 0.3 else {}
     asked: dict[prompt.Cell, Controls] = {}
     for track, bar in sorted(selection.cells):
         if rng.random() >= share_of_cells:
@@ -132,8 +134,16 @@ def draw_controls(
             reference = _draw_reference(song, (track, bar), rng)
             others = codec.decode(song.cell(track, reference))
             found |= {"reference": reference, "likeness": likeness(notes, others)}
+        if not is_drum and bar in harmony:
+            found["chords"] = harmony[bar]
         asked[track, bar] = Controls(**found)
     return asked
+
+
+def _harmony(song: Encoded, selection: Selection) -> dict[int, Chords]:
+    """Return the chords that sound in the selected bars, the cells to be answered included."""
+    bars = range(selection.bars[0], selection.bars[-1] + 1)
+    return dict(zip(bars, recognize(song, bars), strict=True))
 
 
 def _draw_reference(song: Encoded, cell: prompt.Cell, rng: np.random.Generator) -> int:
