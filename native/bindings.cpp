@@ -4,7 +4,6 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <array>
 #include <stdexcept>
 
 #include "rwkv7.h"
@@ -13,7 +12,6 @@ namespace nb = nanobind;
 
 namespace {
 
-using Sizes = std::array<long, 9>;
 using AnyArray = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
 using Ids = nb::ndarray<const std::int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 template <int n>
@@ -22,13 +20,14 @@ using Floats = nb::ndarray<float, nb::ndim<n>, nb::c_contig, nb::device::cpu>;
 anser::Type type_of(const std::string& name, const AnyArray& array) {
   if (array.dtype() == nb::dtype<float>()) return anser::Type::f32;
   if (array.dtype() == nb::dtype<std::int8_t>()) return anser::Type::i8;
+  if (array.dtype() == nb::dtype<std::uint8_t>()) return anser::Type::i4;  // or their factors
   if (array.dtype() == nb::dlpack::dtype{static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float),
                                          16, 1})
     return anser::Type::f16;
-  throw std::invalid_argument("tensor '" + name + "' has a type other than float32, float16, int8");
+  throw std::invalid_argument("tensor '" + name + "' has a type other than float32, float16, int8, uint8");
 }
 
-// The model, and the table that it reads in place.
+// The model, and the arrays that it reads in place.
 class Engine {
  public:
   Engine(const anser::Dims& dims, const nb::dict& arrays, int n_threads,
@@ -36,7 +35,7 @@ class Engine {
     if (n_threads < 1 || n_threads > 1024)
       throw std::invalid_argument("threads: expected 1 to 1024");
     anser::Tensors tensors;
-    std::vector<AnyArray> alive;
+    std::vector<AnyArray> alive;  // until the model is made
     for (const auto& [key, value] : arrays) {
       const std::string name = nb::cast<std::string>(key);
       AnyArray array;
@@ -47,7 +46,7 @@ class Engine {
         tensor.shape.push_back(static_cast<long>(array.shape(i)));
       tensors.emplace(name, tensor);
       alive.push_back(array);
-      if (name == "emb.weight") embedding_ = array;
+      if (name == "emb.weight" || anser::is_integer(tensor.type)) in_place_.push_back(array);
     }
     const nb::gil_scoped_release released;
     model_ = std::make_unique<anser::Model>(dims, tensors, n_threads, instructions);
@@ -83,7 +82,7 @@ class Engine {
                                     " elements, expected " + std::to_string(size));
   }
 
-  AnyArray embedding_;
+  std::vector<AnyArray> in_place_;
   std::unique_ptr<anser::Model> model_;
 };
 

@@ -5,6 +5,7 @@
 #include "kernels.h"
 
 #include <cstring>
+#include <type_traits>
 
 #if defined(__AVX2__) || defined(__AVX512F__)
 #include <immintrin.h>
@@ -32,6 +33,7 @@ constexpr int kWidth = 4, kRegisters = 16;
 
 typedef float Reg __attribute__((vector_size(kWidth * 4)));
 typedef std::int32_t IntReg __attribute__((vector_size(kWidth * 4)));
+typedef std::int16_t ShortReg __attribute__((vector_size(kWidth * 4)));
 constexpr int kParts = kLanes / kWidth;
 
 INLINE Reg fused(Reg a, Reg b, Reg c) {
@@ -95,6 +97,56 @@ INLINE Four quarter(Reg r) {  // folds the register in halves down to four lanes
   return (Four)_mm_add_ps(_mm256_castps256_ps128((__m256)r), _mm256_extractf128_ps((__m256)r, 1));
 #else
   return r;
+#endif
+}
+
+INLINE ShortReg widened(const std::int8_t* p) {
+#if defined(__AVX512BW__)
+  return (ShortReg)_mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)p));
+#elif defined(__AVX2__)
+  return (ShortReg)_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)p));
+#else
+  typedef std::int8_t Bytes __attribute__((vector_size(kWidth * 2)));
+  Bytes b;
+  std::memcpy(&b, p, sizeof b);
+  return __builtin_convertvector(b, ShortReg);
+#endif
+}
+
+INLINE IntReg dot(ShortReg a, ShortReg b, IntReg sums) {  // which products share a lane is open
+#if defined(__AVX512VNNI__)
+  return (IntReg)_mm512_dpwssd_epi32((__m512i)sums, (__m512i)a, (__m512i)b);
+#elif defined(__AVX512BW__)
+  return sums + (IntReg)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+  return sums + (IntReg)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#elif defined(__ARM_NEON)
+  const int32x4_t low = vmlal_s16((int32x4_t)sums, vget_low_s16((int16x8_t)a),
+                                  vget_low_s16((int16x8_t)b));
+  return (IntReg)vmlal_s16(low, vget_high_s16((int16x8_t)a), vget_high_s16((int16x8_t)b));
+#else
+  const IntReg p = (IntReg)a, q = (IntReg)b;
+  return sums + ((p << 16) >> 16) * ((q << 16) >> 16) + (p >> 16) * (q >> 16);
+#endif
+}
+
+INLINE void totals(const IntReg* four, std::int32_t* out) {
+#if defined(__AVX2__)
+  __m256i r[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+#if defined(__AVX512F__)
+    r[i] = _mm256_add_epi32(_mm512_castsi512_si256((__m512i)four[i]),
+                            _mm512_extracti64x4_epi64((__m512i)four[i], 1));
+#else
+    r[i] = (__m256i)four[i];
+#endif
+  }
+  const __m256i s = _mm256_hadd_epi32(_mm256_hadd_epi32(r[0], r[1]), _mm256_hadd_epi32(r[2], r[3]));
+  _mm_storeu_si128((__m128i*)out, _mm_add_epi32(_mm256_castsi256_si128(s),
+                                                _mm256_extracti128_si256(s, 1)));
+#else
+  for (int i = 0; i < 4; ++i) out[i] = four[i][0] + four[i][1] + four[i][2] + four[i][3];
 #endif
 }
 
@@ -192,7 +244,7 @@ INLINE Reg tanh(Reg x) {
 
 INLINE void finish(const Product& job, long row, long panel, Vec y) {
   const long column = panel * kLanes;
-  const long n = job.matrix->n_out - column;
+  const long n = job.matrix->out.span() - column;
   float* out = job.y + row * job.y_stride + column;
   if (job.matrix->scale) y = y * load16(job.matrix->scale + column);
   if (job.matrix->bias) y = y + load16(job.matrix->bias + column);
@@ -214,8 +266,8 @@ INLINE void finish(const Product& job, long row, long panel, Vec y) {
 // P panels times T rows in registers; each sum runs over k = 0, 1, 2, ...
 template <class E, int P, int T>
 void block(const Product& job, long row, long panel) {
-  const long n_in = job.matrix->n_in, stride = job.x_stride;
-  const E* w = static_cast<const E*>(job.matrix->panels) + panel * n_in * kLanes;
+  const long n_in = job.matrix->in.span(), stride = job.x_stride;
+  const E* w = static_cast<const E*>(job.matrix->weights) + panel * n_in * kLanes;
   const float* x = job.x + row * stride;
   Vec sums[P][T];
 #pragma GCC unroll 24
@@ -240,42 +292,199 @@ constexpr int panels_for(int rows) {
   return rows == 1 ? 4 : fit >= 4 ? 4 : fit >= 2 ? 2 : 1;
 }
 
-// The block of `count` rows, at most T.
-template <class E, int P, int T = kMaxRows>
-INLINE void rows_of(const Product& job, long row, long count, long panel) {
+// Calls f with `count`, at most T, as a constant.
+template <int T, class F>
+INLINE void with_constant(long count, const F& f) {
   if (count == T) {
-    block<E, P, T>(job, row, panel);
+    f(std::integral_constant<int, T>{});
   } else if constexpr (T > 1) {
-    rows_of<E, P, T - 1>(job, row, count, panel);
+    with_constant<T - 1>(count, f);
+  }
+}
+
+// Deals rows evenly to blocks of at most `most`; f(first row, count).
+template <class F>
+INLINE void deal(long n_rows, long most, const F& f) {
+  const long n_blocks = (n_rows + most - 1) / most;
+  for (long i = 0; i < n_blocks; ++i) {
+    const long row = i * n_rows / n_blocks;
+    f(row, (i + 1) * n_rows / n_blocks - row);
   }
 }
 
 template <class E>
-void multiply_as(const Product& job, long n_rows, long first, long last) {
+void multiply_floats(const Product& job, long n_rows, long first, long last) {
   const long n_blocks = (n_rows + kMaxRows - 1) / kMaxRows;
-  const long most = (n_rows + n_blocks - 1) / n_blocks;  // rows are dealt evenly to the blocks
-  const int width = panels_for(static_cast<int>(most));
+  const int width = panels_for(static_cast<int>((n_rows + n_blocks - 1) / n_blocks));
   for (long panel = first; panel < last;) {
     const int take = last - panel >= width ? width : 1;
-    for (long i = 0; i < n_blocks; ++i) {
-      const long row = i * n_rows / n_blocks, count = (i + 1) * n_rows / n_blocks - row;
-      if (take == 4) {
-        rows_of<E, 4>(job, row, count, panel);
-      } else if (take == 2) {
-        rows_of<E, 2>(job, row, count, panel);
-      } else {
-        rows_of<E, 1>(job, row, count, panel);
-      }
-    }
+    deal(n_rows, kMaxRows, [&](long row, long count) {
+      with_constant<kMaxRows>(count, [&](auto t) {
+        constexpr int T = decltype(t)::value;
+        if (take == 4) return block<E, 4, T>(job, row, panel);
+        if (take == 2) return block<E, 2, T>(job, row, panel);
+        block<E, 1, T>(job, row, panel);
+      });
+    });
     panel += take;
   }
 }
 
+// ---- Products of integers --------------------------------------------------------------------
+
+constexpr int kShorts = kWidth * 2, kSteps = kNibbleBlock / kShorts;
+
+struct Shorts {  // 32 numbers
+  ShortReg part[kSteps];
+};
+
+INLINE Shorts shorts(const std::int16_t* p) {
+  Shorts s;
+#pragma GCC unroll 4
+  for (int i = 0; i < kSteps; ++i) std::memcpy(&s.part[i], p + i * kShorts, sizeof s.part[i]);
+  return s;
+}
+
+INLINE Shorts shorts(const std::int8_t* p) {
+  Shorts s;
+#pragma GCC unroll 4
+  for (int i = 0; i < kSteps; ++i) s.part[i] = widened(p + i * kShorts);
+  return s;
+}
+
+INLINE Shorts shorts(const std::uint8_t* nibbles, std::int16_t factor) {
+  Shorts s;
+#if defined(__AVX512F__) || !defined(__AVX2__)
+  std::uint8_t one_each[kNibbleBlock];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) {
+    one_each[i] = nibbles[i] & 15;
+    one_each[16 + i] = nibbles[i] >> 4;
+  }
+  s = shorts(reinterpret_cast<const std::int8_t*>(one_each));
+#else
+  s.part[0] = widened(reinterpret_cast<const std::int8_t*>(nibbles));
+  s.part[1] = (s.part[0] >> 4) & 15;
+  s.part[0] = s.part[0] & 15;
+#endif
+#pragma GCC unroll 4
+  for (int i = 0; i < kSteps; ++i) s.part[i] = (s.part[i] - std::int16_t{8}) * factor;
+  return s;
+}
+
+INLINE long blocks_of(const Matrix& m) {
+  return (m.in.length() + kNibbleBlock - 1) / kNibbleBlock;
+}
+
+template <Type type>
+INLINE const std::int8_t* address(const Matrix& m, long output, long k) {
+  const long row = type == Type::i8 ? m.in.length() : blocks_of(m) * (kNibbleBlock / 2);
+  return static_cast<const std::int8_t*>(m.weights) + output * row + (type == Type::i8 ? k : k / 2);
+}
+
+template <Type type>
+INLINE Shorts weights_at(const Matrix& m, long output, long k) {
+  const std::int8_t* at = address<type>(m, output, k);
+  if constexpr (type == Type::i8) return shorts(at);
+  else return shorts(reinterpret_cast<const std::uint8_t*>(at),
+                     m.factors[output * blocks_of(m) + k / kNibbleBlock]);
+}
+
+// The panel's 16 outputs of T rows, P at a time.
+template <Type type, int T>
+void integer_block(const Product& job, long row, long panel) {
+  constexpr int P = kRegisters >= 32 || T < 4 ? 4 : 2;
+  const Matrix& m = *job.matrix;
+  const long group = panel / ((m.out.stride + kLanes - 1) / kLanes);
+  const long inside = panel * kLanes - group * m.out.stride;
+  const long left = m.out.size - inside, first = group * m.out.size + inside;
+  const long last = first + (left < kLanes ? left : kLanes) - 1;
+  const long n = m.in.length(), whole = type == Type::i8 ? n / kNibbleBlock * kNibbleBlock : n;
+  const float* x = job.x + row * job.x_stride;
+  std::int32_t sums[kLanes * T] = {};
+  for (long output = first; output <= last; output += P) {
+    IntReg part[P * T];
+#pragma GCC unroll 16
+    for (IntReg& p : part) p = IntReg{};
+    const auto accumulate = [&](int p, const Shorts& w, long k) __attribute__((always_inline)) {
+#pragma GCC unroll 6
+      for (int t = 0; t < T; ++t) {
+        const float* row_of_x = x + t * job.x_stride;
+        const Shorts x_t = shorts(reinterpret_cast<const std::int16_t*>(row_of_x) + k);
+#pragma GCC unroll 4
+        for (int i = 0; i < kSteps; ++i)
+          part[p * T + t] = dot(w.part[i], x_t.part[i], part[p * T + t]);
+      }
+    };
+    long at[P];  // a row past the last is the last again
+    for (int p = 0; p < P; ++p) at[p] = output + p < last ? output + p : last;
+    for (long k = 0; k < whole; k += kNibbleBlock) {
+#pragma GCC unroll 4
+      for (int p = 0; p < P; ++p) {
+        // the rows that come next; the processor's own guess stops at every 4 KB page
+        __builtin_prefetch(address<type>(m, at[p] + P, k));
+        accumulate(p, weights_at<type>(m, at[p], k), k);
+      }
+    }
+#pragma GCC unroll 4
+    for (int p = 0; p < P && whole < n; ++p) {
+      std::int8_t end[kNibbleBlock] = {};
+      std::memcpy(end, address<type>(m, at[p], whole), n - whole);
+      accumulate(p, shorts(end), whole);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < P * T; i += 4) totals(part + i, sums + (output - first) * T + i);
+  }
+  for (int t = 0; t < T; ++t) {
+    float lanes[kLanes];
+    for (long o = 0; o < kLanes; ++o) lanes[o] = static_cast<float>(sums[o * T + t]);
+    const float factor = x[t * job.x_stride + padded(n) - 1];
+    finish(job, row + t, panel, load16(lanes) * factor);
+  }
+}
+
+template <Type type>
+void multiply_integers(const Product& job, long n_rows, long first, long last) {
+  for (long panel = first; panel < last; ++panel)
+    deal(n_rows, 4, [&](long row, long count) {
+      with_constant<4>(count, [&](auto t) {
+        integer_block<type, decltype(t)::value>(job, row, panel);
+      });
+    });
+}
+
+void quantize(float* x, const Axis& axis, long limit) {
+  Vec most = 0.0f;
+  for (long i = 0; i < axis.span(); i += kLanes)
+    most = map([](Reg m, Reg v) { v = v < 0.0f ? -v : v; return v > m ? v : m; }, most,
+               load16(x + i));
+  float greatest = 0.0f, lanes[kLanes];
+  store16(lanes, most);
+  for (float lane : lanes) greatest = lane > greatest ? lane : greatest;
+  const float inverse = greatest > 0.0f ? static_cast<float>(limit) / greatest : 0.0f;
+  auto* out = reinterpret_cast<std::int16_t*>(x);  // never ahead of what is still to be read
+  for (long g = 0; g < axis.groups; ++g) {
+    for (long i = 0; i < axis.size; i += kLanes) {
+      const Vec rounded = load16(x + g * axis.stride + i) * inverse + 0x1.8p23f;
+      std::int16_t taken[kLanes];
+#pragma GCC unroll 4
+      for (int j = 0; j < kParts; ++j) {
+        typedef std::int16_t Half __attribute__((vector_size(kWidth * 2)));
+        const Half h = __builtin_convertvector((IntReg)rounded.part[j], Half);
+        std::memcpy(taken + j * kWidth, &h, sizeof h);
+      }
+      std::memcpy(out + g * axis.size + i, taken, sizeof taken);
+    }
+  }
+  x[padded(axis.length()) - 1] = greatest / static_cast<float>(limit);
+}
+
 void multiply(const Product& job, long n_rows, long first, long last) {
   switch (job.matrix->type) {
-    case Type::f32: return multiply_as<float>(job, n_rows, first, last);
-    case Type::f16: return multiply_as<std::uint16_t>(job, n_rows, first, last);
-    case Type::i8: return multiply_as<std::int8_t>(job, n_rows, first, last);
+    case Type::f32: return multiply_floats<float>(job, n_rows, first, last);
+    case Type::f16: return multiply_floats<std::uint16_t>(job, n_rows, first, last);
+    case Type::i8: return multiply_integers<Type::i8>(job, n_rows, first, last);
+    case Type::i4: return multiply_integers<Type::i4>(job, n_rows, first, last);
   }
 }
 
@@ -300,7 +509,7 @@ void widen(const void* row, Type type, float scale, long n, float* out) {
   switch (type) {
     case Type::f32: return widen_as(static_cast<const float*>(row), scale, n, out);
     case Type::f16: return widen_as(static_cast<const std::uint16_t*>(row), scale, n, out);
-    case Type::i8: return widen_as(static_cast<const std::int8_t*>(row), scale, n, out);
+    default: return widen_as(static_cast<const std::int8_t*>(row), scale, n, out);
   }
 }
 
@@ -409,7 +618,7 @@ void head(const HeadWeights& weights, const HeadRows& rows, long n_rows, long n,
 #define TEXT(name) TEXT_OF(name)
 
 const Kernels* ANSER_KERNELS() {
-  static const Kernels table = {TEXT(ANSER_NAME), multiply, widen, layer_norm, lerp, head};
+  static const Kernels table = {TEXT(ANSER_NAME), multiply, widen, quantize, layer_norm, lerp, head};
   return &table;
 }
 

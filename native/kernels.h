@@ -3,7 +3,7 @@
 // Every vector in scratch memory is padded with zeros to a multiple of kLanes floats, so no kernel
 // has a tail. Every output element is reduced in an order that depends on its own length only:
 // never on the number of rows, the block it falls in, the thread that computes it or, where the
-// processor has fused multiply-add, the width of its registers.
+// processor has fused multiply-add, the width of its registers. Sums of integers are exact.
 #pragma once
 
 #include <cstdint>
@@ -14,23 +14,44 @@ constexpr long kLanes = 16;  // outputs in a panel of weights, floats in a padde
 
 static constexpr long padded(long n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
-enum class Type { f32, f16, i8 };
+enum class Type { f32, f16, i8, i4 };
+
+static constexpr bool is_integer(Type type) { return type == Type::i8 || type == Type::i4; }
 
 enum class Finish { store, add, relu_squared, tanh, sigmoid };
 
-// y = W x with W packed in panels: element (o, k) at ((o / 16) * n_in + k) * 16 + o % 16.
-struct Matrix {
-  const void* panels = nullptr;
-  const float* scale = nullptr;  // [panels * 16] or null: one factor for each output
-  const float* bias = nullptr;   // [panels * 16] or null
-  long n_in = 0;
-  long n_out = 0;  // outputs stored; the last panel may hold fewer than 16
-  Type type = Type::f32;
-
-  long n_panels() const { return (n_out + kLanes - 1) / kLanes; }
+// A channel axis: `groups` of `size`, each padded to `stride`, so that heads start on a panel.
+struct Axis {
+  long groups, size, stride;
+  [[gnu::always_inline]] long length() const { return groups * size; }
+  [[gnu::always_inline]] long span() const { return groups * stride; }
 };
 
-// y[row] = finish(scale * W x[row] + bias); `add` adds to what y holds.
+constexpr long kNibbleBlock = 32;  // inputs of a 4-bit matrix that share a factor
+constexpr long kMaxFactor = 63;
+
+// y = W x. Floating weights are packed in panels of 16 outputs: element (o, k) at
+// ((o / 16) * in.span() + k) * 16 + o % 16. Integer weights are rows [out][in] as they are stored:
+// bytes, or blocks of 32 inputs in 16 bytes (input j in the low half of byte j, j + 16 in the high
+// one, both plus 8) with one factor a block.
+struct Matrix {
+  const void* weights = nullptr;
+  const std::uint8_t* factors = nullptr;  // 4 bits only: [out][ceil(in / 32)]
+  const float* scale = nullptr;           // [panels * 16] or null: one factor for each output
+  const float* bias = nullptr;            // [panels * 16] or null
+  Axis in{}, out{};
+  Type type = Type::f32;
+
+  long n_panels() const { return (out.span() + kLanes - 1) / kLanes; }
+  // Greatest magnitude of 16-bit inputs with which no 32-bit sum overflows.
+  long limit() const {
+    const long most = 2147483647L / ((type == Type::i8 ? 128 : 8 * kMaxFactor) * in.length());
+    return most < 32767 ? most : 32767;
+  }
+};
+
+// y[row] = finish(scale * W x[row] + bias); `add` adds to what y holds. Integer weights read x as
+// `quantize` leaves it.
 struct Product {
   const Matrix* matrix;
   const float* x;
@@ -58,6 +79,9 @@ struct Kernels {
   void (*multiply)(const Product& product, long n_rows, long first_panel, long last_panel);
   // out = scale * row over n numbers, zeros after them up to padded(n)
   void (*widen)(const void* row, Type type, float scale, long n, float* out);
+  // x <- integers of at most `limit`, 16 bits each, without the padding of groups; the last float
+  // of padded(length) becomes what one of them is worth
+  void (*quantize)(float* x, const Axis& axis, long limit);
   // out = (x - mean) / sqrt(variance + eps) * weight + bias over n floats
   void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, long n,
                      float* out);

@@ -16,6 +16,7 @@ namespace {
 
 constexpr float kLayerNormEps = 1e-5f;
 constexpr long kChunkRows = 60;     // rows of a prefill chunk: ten blocks of six
+constexpr long kMixes = 7;          // what the projections and LoRAs read of a row; v twice
 constexpr long kPanelsPerItem = 4;  // what a thread claims at once
 
 // Where instruction sets meet: the best first.
@@ -47,7 +48,8 @@ std::string text(const std::vector<long>& shape) {
 }
 
 const char* type_name(Type type) {
-  return type == Type::f32 ? "float32" : type == Type::f16 ? "float16" : "int8";
+  constexpr const char* names[] = {"float32", "float16", "int8", "int4"};
+  return names[static_cast<int>(type)];
 }
 
 }  // namespace
@@ -60,7 +62,7 @@ std::vector<std::string> instruction_sets() {
 
 struct Model::Layer {
   const float *ln1, *ln2;  // weight [padded(D)], then bias
-  const float* mixes;      // x_r x_w x_k x_v x_a x_g, each [padded(D)]
+  const float* mixes;      // x_r x_w x_k x_v x_a x_g x_v, each [padded(D)]
   const float* ffn_mix;
   HeadWeights head;  // each [H, padded(N)]
   Matrix receptance, key, value, output, w1, a1, v1, g1, w2, a2, v2, g2, ffn_key, ffn_value;
@@ -69,24 +71,15 @@ struct Model::Layer {
 // Memory for what lives as long as the model, taken in big blocks.
 class Model::Arena {
  public:
-  Arena() = default;
-  Arena(const Arena&) = delete;
-  ~Arena() {
-    for (void* block : blocks_) std::free(block);
-  }
-
   template <class E>
   E* take(long count) {
-    constexpr std::size_t kBlock = std::size_t{8} << 20, kAlign = std::size_t{2} << 20;
+    constexpr std::size_t kBlock = std::size_t{2} << 20;
     const std::size_t bytes = (static_cast<std::size_t>(count) * sizeof(E) + 63) / 64 * 64;
     if (bytes > left_) {
-      blocks_.reserve(blocks_.size() + 1);
-      left_ = 0;
-      const std::size_t size = std::max((bytes + kAlign - 1) / kAlign * kAlign, kBlock);
-      next_ = static_cast<char*>(std::aligned_alloc(kAlign, size));
-      if (!next_) throw std::bad_alloc();
-      blocks_.push_back(next_);
-      left_ = size;
+      left_ = (bytes + kBlock - 1) / kBlock * kBlock;
+      blocks_.emplace_back(std::aligned_alloc(kBlock, left_), std::free);
+      if (!blocks_.back()) throw std::bad_alloc();
+      next_ = static_cast<char*>(blocks_.back().get());
 #if defined(__linux__)
       madvise(next_, left_, MADV_HUGEPAGE);  // a pass over the weights misses fewer page entries
 #endif
@@ -98,19 +91,12 @@ class Model::Arena {
   }
 
  private:
-  std::vector<void*> blocks_;
+  std::vector<std::unique_ptr<void, void (*)(void*)>> blocks_;
   char* next_ = nullptr;
   std::size_t left_ = 0;
 };
 
 namespace {
-
-// A channel axis: `groups` of `size`, each padded to `stride`, so that heads start on a panel.
-struct Axis {
-  long groups, size, stride;
-  long length() const { return groups * size; }
-  long span() const { return groups * stride; }
-};
 
 Axis plain(long size) { return {1, size, padded(size)}; }
 
@@ -159,36 +145,48 @@ class Model::Loader {
     return out;
   }
 
-  // `stem`.weight [out, in] with its optional scale and bias.
+  // `stem`.weight [out, in] with its optional scale and bias; integers stay where they are.
   Matrix linear(const std::string& stem, const Axis& in, const Axis& out) {
     const std::string name = stem + ".weight";
-    const Axis panels{out.groups, out.size, padded(out.stride)};
-    Matrix m = pack(find(name, {out.length(), in.length()}), in, out, 1, in.length());
-    if (m.type == Type::i8) m.scale = vectors({name + ".scale"}, panels);
-    if (has(stem + ".bias")) m.bias = vectors({stem + ".bias"}, panels);
+    const long blocks = items(in.length(), kNibbleBlock);
+    const bool nibbles = find(name).type == Type::i4;
+    const long bytes = nibbles ? blocks * kNibbleBlock / 2 : in.length();
+    const Tensor& tensor = find(name, {out.length(), bytes});
+    Matrix m;
+    if (is_integer(tensor.type)) {
+      m = {tensor.data, nullptr, nullptr, nullptr, in, out, tensor.type};
+      m.scale = vectors({name + ".scale"}, panels_of(out));
+      if (nibbles) {
+        const Tensor& factors = find(name + ".factor", {out.length(), blocks});
+        if (factors.type != Type::i4)
+          throw std::invalid_argument("tensor '" + name + ".factor' is not of bytes");
+        m.factors = static_cast<const std::uint8_t*>(factors.data);
+      }
+    } else {
+      m = pack(tensor, in, out, 1, in.length());
+    }
+    if (has(stem + ".bias")) m.bias = vectors({stem + ".bias"}, panels_of(out));
     return m;
   }
 
   // A LoRA matrix [in, out].
   Matrix lora(const std::string& name, const Axis& in, const Axis& out) {
     const Tensor& tensor = find(name, {in.length(), out.length()});
-    if (tensor.type == Type::i8)
+    if (is_integer(tensor.type))
       throw std::invalid_argument("tensor '" + name + "' is int8, expected float32 or float16");
     return pack(tensor, in, out, out.length(), 1);
   }
 
  private:
+  static Axis panels_of(const Axis& out) { return {out.groups, out.size, padded(out.stride)}; }
+
   // Element (o, k) of the source is at o * out_step + k * in_step.
   Matrix pack(const Tensor& tensor, const Axis& in, const Axis& out, long in_step, long out_step) {
-    Matrix m;
-    m.type = tensor.type;
-    m.n_in = in.span();
-    m.n_out = out.span();
-    switch (tensor.type) {
-      case Type::f32: m.panels = panels<float>(tensor, in, out, in_step, out_step); break;
-      case Type::f16: m.panels = panels<std::uint16_t>(tensor, in, out, in_step, out_step); break;
-      case Type::i8: m.panels = panels<std::int8_t>(tensor, in, out, in_step, out_step); break;
-    }
+    Matrix m{nullptr, nullptr, nullptr, nullptr, in, out, tensor.type};
+    const auto packed = [&](auto type) -> const void* {
+      return panels<decltype(type)>(tensor, in, out, in_step, out_step);
+    };
+    m.weights = m.type == Type::f32 ? packed(float{}) : packed(std::uint16_t{});
     return m;
   }
 
@@ -221,7 +219,7 @@ class Model::Loader {
 // The rows of one pass: `span` tokens of each of B sequences, row = sequence * span + token.
 struct Model::Rows {
   long n_sequences, span, count, token;  // token: where the pass begins in the batch
-  float *x, *u, *mixed, *before;         // mixed: six vectors of a row kind beside each other
+  float *x, *u, *mixed, *before;         // mixed: seven vectors beside each other
   float *r, *w, *k, *v, *a, *v_mix, *g, *y, *v_first;  // [count, H * padded(N)]
   float *w_low, *a_low, *v_low, *g_low, *hidden;
   float* states;  // one for each head, where N is not a whole number of panels
@@ -235,7 +233,7 @@ struct Model::Rows {
       used += count * stride;
     };
     for (float** p : {&x, &u, &before}) put(*p, width);
-    put(mixed, 6 * width);
+    put(mixed, kMixes * width);
     for (float** p : {&r, &w, &k, &v, &a, &v_mix, &g, &y, &v_first}) put(*p, heads);
     put(w_low, padded(d.rank_w));
     put(a_low, padded(d.rank_a));
@@ -272,7 +270,8 @@ Model::Model(const Dims& dims, const Tensors& tensors, int n_threads,
     layer.ln1 = norm(block + "ln1", width);
     layer.ln2 = norm(block + "ln2", width);
     layer.mixes = from.vectors(
-        {att + "x_r", att + "x_w", att + "x_k", att + "x_v", att + "x_a", att + "x_g"}, width);
+        {att + "x_r", att + "x_w", att + "x_k", att + "x_v", att + "x_a", att + "x_g", att + "x_v"},
+        width);
     layer.ffn_mix = from.vectors({block + "ffn.x_k"}, width);
     layer.head = {at_heads("w0"),  at_heads("a0"),  i ? at_heads("v0") : nullptr,
                   at_heads("k_k"), at_heads("k_a"), at_heads("r_k"),
@@ -347,9 +346,17 @@ void Model::embed(const Batch& batch, const Rows& rows) {
   });
 }
 
-// u = LN(x), then `n_mixes` blends of u with the u one token earlier; the shift states move on.
-void Model::norm_and_mix(float* shift, const float* ln, const float* mixes, long n_mixes,
-                         const Rows& rows) {
+// The rows in the form in which `reader` takes them.
+void Model::quantize(const Matrix& reader, float* x, long stride, const Rows& rows) {
+  if (is_integer(reader.type))
+    each_row(rows,
+             [&](long row) { kernels_->quantize(x + row * stride, reader.in, reader.limit()); });
+}
+
+// u = LN(x), then a blend of u with the u one token earlier for each of the `readers`, null where
+// there is none; the shift states move on.
+void Model::norm_and_mix(float* shift, const float* ln, const float* mixes,
+                         std::initializer_list<const Matrix*> readers, const Rows& rows) {
   const long d = dims_.d_model, width = padded(d), step = dims_.n_layer * 2 * d;
   each_row(rows, [&](long row) {
     kernels_->layer_norm(rows.x + row * width, ln, ln + width, kLayerNormEps, d,
@@ -364,8 +371,14 @@ void Model::norm_and_mix(float* shift, const float* ln, const float* mixes, long
   each_row(rows, [&](long row) {
     const float* u = rows.u + row * width;
     const float* before = row % rows.span ? u - width : rows.before + row / rows.span * width;
-    for (long i = 0; i < n_mixes; ++i)
-      kernels_->lerp(u, before, mixes + i * width, d, rows.mixed + (row * 6 + i) * width);
+    const float* mix = mixes;
+    float* out = rows.mixed + row * kMixes * width;
+    for (const Matrix* reader : readers) {
+      if (reader) kernels_->lerp(u, before, mix, d, out);
+      if (reader && is_integer(reader->type)) kernels_->quantize(out, reader->in, reader->limit());
+      mix += width;
+      out += width;
+    }
   });
 }
 
@@ -391,11 +404,14 @@ void Model::multiply(std::initializer_list<Product> products, long n_rows) {
 void Model::time_mix(long index, const Batch& batch, const Rows& rows) {
   const Layer& layer = layers_[index];
   const long d = dims_.d_model, width = padded(d), heads = dims_.n_head() * padded(dims_.head_size);
-  norm_and_mix(batch.shift + index * 2 * d, layer.ln1, layer.mixes, 6, rows);
+  norm_and_mix(batch.shift + index * 2 * d, layer.ln1, layer.mixes,
+               {&layer.receptance, &layer.w1, &layer.key, &layer.value, &layer.a1, &layer.g1,
+                index ? &layer.v1 : nullptr},
+               rows);
   const auto from = [&](const Matrix& matrix, long mix, float* y, long y_stride, Finish finish) {
-    return Product{&matrix, rows.mixed + mix * width, 6 * width, y, y_stride, finish};
+    return Product{&matrix, rows.mixed + mix * width, kMixes * width, y, y_stride, finish};
   };
-  Product v_low = from(layer.v1, 3, rows.v_low, padded(dims_.rank_v), Finish::store);
+  Product v_low = from(layer.v1, 6, rows.v_low, padded(dims_.rank_v), Finish::store);
   if (index == 0) v_low.matrix = nullptr;
   multiply({from(layer.receptance, 0, rows.r, heads, Finish::store),
             from(layer.w1, 1, rows.w_low, padded(dims_.rank_w), Finish::tanh),
@@ -405,6 +421,7 @@ void Model::time_mix(long index, const Batch& batch, const Rows& rows) {
             from(layer.g1, 5, rows.g_low, padded(dims_.rank_g), Finish::sigmoid)},
            rows.count);
   pool_.run(dims_.n_head(), [&](long h) { head(index, h, batch, rows); });
+  quantize(layer.output, rows.y, heads, rows);
   multiply({{&layer.output, rows.y, heads, rows.x, width, Finish::add}}, rows.count);
 }
 
@@ -449,9 +466,11 @@ void Model::head(long index, long h, const Batch& batch, const Rows& rows) {
 void Model::channel_mix(long index, const Batch& batch, const Rows& rows) {
   const Layer& layer = layers_[index];
   const long d = dims_.d_model, width = padded(d), hidden = padded(dims_.d_ffn);
-  norm_and_mix(batch.shift + (index * 2 + 1) * d, layer.ln2, layer.ffn_mix, 1, rows);
-  multiply({{&layer.ffn_key, rows.mixed, 6 * width, rows.hidden, hidden, Finish::relu_squared}},
+  norm_and_mix(batch.shift + (index * 2 + 1) * d, layer.ln2, layer.ffn_mix,
+               {&layer.ffn_key}, rows);
+  multiply({{&layer.ffn_key, rows.mixed, kMixes * width, rows.hidden, hidden, Finish::relu_squared}},
            rows.count);
+  quantize(layer.ffn_value, rows.hidden, hidden, rows);
   multiply({{&layer.ffn_value, rows.hidden, hidden, rows.x, width, Finish::add}}, rows.count);
 }
 
@@ -459,10 +478,12 @@ void Model::read_out(const Batch& batch, const Rows& rows) {
   const long width = padded(dims_.d_model), vocab = dims_.n_vocab;
   const long span = batch.every_token ? rows.span : 1;  // rows read of each sequence
   for (long b = 0; b < rows.n_sequences; ++b)
-    for (long t = 0; t < span; ++t)
+    for (long t = 0; t < span; ++t) {
+      float* u = rows.u + (b * span + t) * width;
       kernels_->layer_norm(rows.x + ((b + 1) * rows.span - span + t) * width, ln_out_,
-                           ln_out_ + width, kLayerNormEps, dims_.d_model,
-                           rows.u + (b * span + t) * width);
+                           ln_out_ + width, kLayerNormEps, dims_.d_model, u);
+      if (is_integer(head_.type)) kernels_->quantize(u, head_.in, head_.limit());
+    }
   pool_.run(items(head_.n_panels(), kPanelsPerItem), [&](long item) {
     const long first = item * kPanelsPerItem;
     const long last = std::min(head_.n_panels(), first + kPanelsPerItem);

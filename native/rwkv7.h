@@ -44,7 +44,7 @@ std::vector<std::string> instruction_sets();
 
 class Model {
  public:
-  // Packs the weights; only emb.weight is read in place later. Throws std::invalid_argument that
+  // Packs floating weights; emb.weight and integers are read in place later. Throws std::invalid_argument that
   // names the tensor which is missing or of a wrong shape or type.
   Model(const Dims& dims, const Tensors& tensors, int n_threads, const std::string& instructions);
   ~Model();
@@ -68,8 +68,9 @@ class Model {
   void head(long layer, long head, const Batch& batch, const Rows& rows);
   void channel_mix(long layer, const Batch& batch, const Rows& rows);
   void read_out(const Batch& batch, const Rows& rows);
-  void norm_and_mix(float* shift, const float* ln, const float* mixes, long n_mixes,
-                    const Rows& rows);
+  void norm_and_mix(float* shift, const float* ln, const float* mixes,
+                    std::initializer_list<const Matrix*> readers, const Rows& rows);
+  void quantize(const Matrix& reader, float* x, long stride, const Rows& rows);
   void multiply(std::initializer_list<Product> products, long n_rows);
 
   Dims dims_;

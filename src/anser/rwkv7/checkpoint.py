@@ -20,23 +20,29 @@ from anser.errors import CheckpointError
 from anser.rwkv7.dims import ModelDims
 
 Tensors = Mapping[str, NDArray[Any]]
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "int8", "int4"]
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I8": "|i1"}
 _DTYPES |= {"U8": "|u1", "BF16": "<u2"}
 _CODES = {"<f8": "F64", "<f4": "F32", "<f2": "F16", "<i8": "I64", "<i4": "I32", "|i1": "I8"}
 _CODES |= {"|u1": "U8"}
-_WEIGHT_DTYPES = ("<f4", "<f2", "|i1")
+_WEIGHT_DTYPES = ("<f4", "<f2", "|i1", "|u1")
 _HEADER_LIMIT = 100_000_000  # the format's own limit, so a stray file cannot ask for all memory
 _MATRICES = ("receptance.weight", "key.weight", "value.weight", "output.weight")
+_BLOCK = 32  # inputs of an int4 row that share a factor
+_MAX_FACTOR = 63
 _LORA = tuple(f"att.{c}{i}" for c in "wavg" for i in "12")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights of a model: float32 or float16 arrays, or int8 with `<name>.scale` float32 [rows].
+    """Weights of a model under official names: float32 or float16, or integers with scales.
 
-    Arrays are read-only views of the memory-mapped file, under official names.
+    int8: W[o, i] = w[o, i] * scale[o], with `<name>.scale` float32 [rows]. int4: blocks of 32
+    inputs in 16 bytes, uint8 [rows, 16 * blocks]; byte j of a block holds input j in its low half
+    and input j + 16 in its high half, both plus 8; W = (half - 8) * factor[o, block] * scale[o],
+    with `<name>.factor` uint8 [rows, blocks], at most 63; the last block is filled up with zeros.
+    Arrays are read-only views of the memory-mapped file.
     """
 
     dims: ModelDims
@@ -74,7 +80,8 @@ def quantize(tensors: Tensors, precision: Precision) -> dict[str, NDArray[Any]]:
 
     fp16 stores every matrix in half precision. int8 stores the projections and the two tables as
     int8 with one float32 scale a row, `<name>.scale`, so that W[o, i] = int8[o, i] * scale[o];
-    LoRA matrices, being small and sensitive, are kept in half precision there.
+    LoRA matrices, being small and sensitive, are kept in half precision there. int4 stores the
+    projections and the head in blocks of 4 bits, and the rest as int8 does.
     """
     full = dequantize(tensors)
     if precision == "fp32":
@@ -83,7 +90,9 @@ def quantize(tensors: Tensors, precision: Precision) -> dict[str, NDArray[Any]]:
     for name, tensor in full.items():
         if name.endswith(_LORA) or (precision == "fp16" and _is_matrix(name)):
             result[name] = _to_half(name, tensor)
-        elif precision == "int8" and _is_matrix(name):
+        elif precision == "int4" and _is_matrix(name) and name != "emb.weight":
+            result[name], result[f"{name}.factor"], result[f"{name}.scale"] = _to_int4(tensor)
+        elif precision in ("int8", "int4") and _is_matrix(name):
             result[name], result[f"{name}.scale"] = _to_int8(tensor)
         else:
             result[name] = tensor
@@ -94,9 +103,11 @@ def dequantize(tensors: Tensors) -> dict[str, NDArray[Any]]:
     """Return every tensor as float32, with scales multiplied in and left out."""
     full: dict[str, NDArray[Any]] = {}
     for name, tensor in tensors.items():
-        if name.endswith(".scale"):
+        if name.endswith((".scale", ".factor")):
             continue
         values = np.asarray(tensor, dtype=np.float32)
+        if tensor.dtype == np.uint8:
+            values = _from_int4(tensor, tensors[f"{name}.factor"], _inputs(name, tensors))
         scale = tensors.get(f"{name}.scale")
         full[name] = values if scale is None else values * scale[:, None]
     return full
@@ -104,6 +115,8 @@ def dequantize(tensors: Tensors) -> dict[str, NDArray[Any]]:
 
 def precision_of(tensors: Tensors) -> Precision:
     """Return the precision that the matrices are stored at."""
+    if tensors["head.weight"].dtype == np.uint8:
+        return "int4"
     stored = tensors["emb.weight"].dtype
     return "int8" if stored == np.int8 else "fp16" if stored == np.float16 else "fp32"
 
@@ -233,15 +246,24 @@ def validate(tensors: Tensors) -> ModelDims:
 
 def _check_tensor(name: str, tensors: Tensors, expected: tuple[int, ...]) -> None:
     tensor = tensors[name]
+    if tensor.dtype == np.uint8:
+        blocks = -(-expected[-1] // _BLOCK)
+        factor = tensors.get(f"{name}.factor")
+        if factor is None or factor.dtype != np.uint8 or factor.shape != (expected[0], blocks):
+            raise CheckpointError(
+                f"weights: tensor '{name}.factor' expected, uint8 of shape {(expected[0], blocks)}."
+            )
+        expected = (expected[0], blocks * _BLOCK // 2)
     if tensor.shape != expected:
         raise CheckpointError(
             f"weights: tensor '{name}' has shape {tensor.shape}, expected {expected}."
         )
     if tensor.dtype.newbyteorder("<").str not in _WEIGHT_DTYPES:
         raise CheckpointError(
-            f"weights: tensor '{name}' has type {tensor.dtype}, expected float32, float16 or int8."
+            f"weights: tensor '{name}' has type {tensor.dtype}, expected float32, float16, int8 "
+            "or uint8."
         )
-    if tensor.dtype == np.int8:
+    if tensor.dtype in (np.int8, np.uint8):
         scale = tensors.get(f"{name}.scale")
         found = None if scale is None else scale.shape
         if found != expected[:1]:
@@ -264,3 +286,41 @@ def _to_int8(tensor: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     scale = (np.abs(tensor).max(axis=1) / 127).astype(np.float32)
     divisor = np.where(scale > 0, scale, np.float32(1))  # a row of zeros has scale 0
     return np.rint(tensor / divisor[:, None]).astype(np.int8), scale
+
+
+def _to_int4(tensor: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Return bytes of two inputs, block factors and row scales: see Checkpoint."""
+    rows, n_in = tensor.shape
+    padded = np.pad(tensor, ((0, 0), (0, -n_in % _BLOCK)))
+    blocks = padded.reshape(rows, -1, _BLOCK).astype(np.float32)
+    wanted = np.abs(blocks).max(axis=2) / np.float32(7.5)
+    scale = (wanted.max(axis=1) / _MAX_FACTOR).astype(np.float32)
+    unit = np.where(scale > 0, scale, np.float32(1))
+    best = np.full(wanted.shape, np.inf, np.float32)
+    halves = np.zeros(blocks.shape, np.uint8)
+    factors = np.zeros(wanted.shape, np.uint8)
+    for share in (0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1):  # a smaller step may cut the peak and gain
+        tried = np.clip(np.rint(wanted * share / unit[:, None]), 0, _MAX_FACTOR)
+        step = (np.maximum(tried, 1) * unit[:, None])[:, :, None]
+        whole = np.clip(np.rint(blocks / step), -8, 7)
+        error = ((whole * (tried * unit[:, None])[:, :, None] - blocks) ** 2).sum(axis=2)
+        better = error < best
+        best = np.where(better, error, best)
+        factors[better] = tried[better]
+        halves[better] = whole[better] + 8
+    packed = halves[:, :, : _BLOCK // 2] | halves[:, :, _BLOCK // 2 :] << 4
+    return packed.reshape(rows, -1), factors, scale
+
+
+def _from_int4(packed: NDArray[Any], factors: NDArray[Any], n_in: int) -> NDArray[np.float32]:
+    blocks = packed.reshape(*factors.shape, _BLOCK // 2)
+    halves = np.concatenate([blocks & 15, blocks >> 4], axis=2).astype(np.float32) - 8
+    values: NDArray[np.float32] = (halves * factors[:, :, None]).reshape(len(packed), -1)
+    return values[:, :n_in]
+
+
+def _inputs(name: str, tensors: Tensors) -> int:
+    """Return the row length of a matrix, which its int4 form rounds up."""
+    if name.endswith("ffn.value.weight"):
+        return len(tensors[name.replace("value", "key")])
+    return int(tensors["emb.weight"].shape[1])

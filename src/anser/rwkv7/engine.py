@@ -162,9 +162,10 @@ def instruction_sets() -> list[str]:
 
 def _prepared(name: str, tensor: NDArray[Any]) -> NDArray[Any]:
     """Return the array the engine reads: C order; vectors, all of them small, as float32."""
-    if tensor.dtype not in (np.float32, np.float16, np.int8):
+    if tensor.dtype not in (np.float32, np.float16, np.int8, np.uint8):
         raise CheckpointError(
-            f"weights: tensor '{name}' has type {tensor.dtype}, expected float32, float16 or int8."
+            f"weights: tensor '{name}' has type {tensor.dtype}, expected "
+            "float32, float16, int8 or uint8."
         )
     is_vector = tensor.ndim != 2 or name.endswith(".r_k")
     if is_vector and tensor.dtype == np.float16:
