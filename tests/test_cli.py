@@ -188,6 +188,12 @@ def test_show_as_json(call, song):
     assert facts["tracks"][0]["bars"] == "9-24"
 
 
+def test_show_hears_chords(call, song):
+    assert "chords, as far as they are heard" in call("show", song, "--chords").out
+    heard = json.loads(call("show", song, "--chords", "--json").out)["chords"]
+    assert [row["bar"] for row in heard] == list(range(1, 25))
+
+
 def test_show_draws_a_picture(call, song):
     assert call("show", song, "--png", "roll.png", "--cells", "bass:9-12").code == 0
     assert Path("roll.png").read_bytes().startswith(b"\x89PNG")

@@ -52,3 +52,16 @@ def test_a_song_without_tracks_has_facts_too():
 def test_seconds_follow_the_tempo_map():
     song = make_song([Part([(0, 4 * 480, 60, 90)])], tempo=250_000)
     assert show.seconds(song) == pytest.approx(1.0)
+
+
+def test_chords_are_listed_with_their_beats():
+    triads = ((60, 64, 67), (57, 60, 64), (53, 57, 60))
+    notes = [(960 * i, 960, p, 80) for i, triad in enumerate(triads) for p in triad]
+    song = make_song([Part(notes)])
+    assert show.chord_facts(song) == [
+        {"bar": 1, "chords": [{"beat": 1, "chord": "C"}, {"beat": 3, "chord": "Am"}]},
+        {"bar": 2, "chords": [{"beat": 1, "chord": "F"}, {"beat": 3, "chord": "N"}]},
+    ]
+    text = io.StringIO()
+    show.print_chords(song, Console(file=text, width=120))
+    assert "C Am | F N" in text.getvalue()

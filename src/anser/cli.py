@@ -11,23 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from anser.options import (
-    CELLS,
-    Density,
-    Json,
-    MinP,
-    ModelOption,
-    Output,
-    Program,
-    Quiet,
-    Repair,
-    Seed,
-    SongFile,
-    Takes,
-    Temperature,
-    Threads,
-    TopP,
-)
+from anser import options as typed
+from anser.options import CELLS
 
 if TYPE_CHECKING:
     from anser.ask import Answer, Asked
@@ -74,8 +59,8 @@ def demo(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="The folder to write to.")
     ] = Path("anser-demo"),
-    seed: Seed = 0,
-    model: ModelOption = None,
+    seed: typed.Seed = 0,
+    model: typed.ModelOption = None,
 ) -> None:
     """Fill eight empty cells of the packaged song; needs nothing, takes seconds.
 
@@ -103,7 +88,7 @@ def demo(
 
 @app.command()
 def show(
-    song: SongFile,
+    song: typed.SongFile,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
     png: Annotated[
         Path | None,
@@ -113,7 +98,10 @@ def show(
         str | None,
         typer.Option(metavar="CELLS", help='Mark these in the picture: --cells "bass:9-12".'),
     ] = None,
-    repair: Repair = False,
+    chords: Annotated[
+        bool, typer.Option("--chords", help="Show the chords that are heard, bar by bar.")
+    ] = False,
+    repair: typed.Repair = False,
 ) -> None:
     """Show tracks, bars, meter and tempo, and what to pass to infill.
 
@@ -121,7 +109,7 @@ def show(
     """
     from anser.ask import check_output
     from anser.selection import Selection
-    from anser.show import facts, print_tables
+    from anser.show import chord_facts, facts, print_chords, print_tables
     from anser.song import Song
 
     if png is not None:
@@ -134,18 +122,20 @@ def show(
         roll.write(png, opened, marked)
     _tell_repairs(opened)
     if as_json:
-        _print_json(facts(opened))
+        _print_json(facts(opened) | ({"chords": chord_facts(opened)} if chords else {}))
         return
     from rich.console import Console
 
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     print_tables(opened, console, str(song))
+    if chords:
+        print_chords(opened, console)
 
 
 @app.command(name="infill")
 def infill_command(  # noqa: PLR0913  # its parameters are the command's options
-    song: SongFile,
-    output: Output,
+    song: typed.SongFile,
+    output: typed.Output,
     track: Annotated[
         list[str] | None,
         typer.Option(
@@ -170,18 +160,29 @@ def infill_command(  # noqa: PLR0913  # its parameters are the command's options
             rich_help_panel=CELLS,
         ),
     ] = None,
-    density: Density = None,
-    program: Program = None,
-    temperature: Temperature = None,
-    top_p: TopP = None,
-    min_p: MinP = None,
-    takes: Takes = 1,
-    seed: Seed = 0,
-    model: ModelOption = None,
-    threads: Threads = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    repair: Repair = False,
+    density: typed.Density = None,
+    program: typed.Program = None,
+    scale: typed.Scale = None,
+    pitch_range: typed.Range = None,
+    max_polyphony: typed.MaxPolyphony = None,
+    grid: typed.OnsetGrid = None,
+    keep: typed.Keep = None,
+    notes: typed.Notes = None,
+    no_repeat: typed.NoRepeat = None,
+    lock: typed.LockNotes = None,
+    beats: typed.Beats = None,
+    within_bar: typed.WithinBar = False,
+    unlike: typed.Unlike = None,
+    temperature: typed.Temperature = None,
+    top_p: typed.TopP = None,
+    min_p: typed.MinP = None,
+    takes: typed.Takes = 1,
+    seed: typed.Seed = 0,
+    model: typed.ModelOption = None,
+    threads: typed.Threads = None,
+    as_json: typed.Json = False,
+    quiet: typed.Quiet = False,
+    repair: typed.Repair = False,
 ) -> None:
     """Write the selected cells (tracks × bars) anew; all else stays as it is.
 
@@ -201,8 +202,8 @@ def infill_command(  # noqa: PLR0913  # its parameters are the command's options
 
 @app.command(name="continue")
 def continue_command(  # noqa: PLR0913  # its parameters are the command's options
-    song: SongFile,
-    output: Output,
+    song: typed.SongFile,
+    output: typed.Output,
     bars: Annotated[
         int,
         typer.Option(
@@ -222,18 +223,29 @@ def continue_command(  # noqa: PLR0913  # its parameters are the command's optio
             rich_help_panel=CELLS,
         ),
     ] = None,
-    density: Density = None,
-    program: Program = None,
-    temperature: Temperature = None,
-    top_p: TopP = None,
-    min_p: MinP = None,
-    takes: Takes = 1,
-    seed: Seed = 0,
-    model: ModelOption = None,
-    threads: Threads = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    repair: Repair = False,
+    density: typed.Density = None,
+    program: typed.Program = None,
+    scale: typed.Scale = None,
+    pitch_range: typed.Range = None,
+    max_polyphony: typed.MaxPolyphony = None,
+    grid: typed.OnsetGrid = None,
+    keep: typed.Keep = None,
+    notes: typed.Notes = None,
+    no_repeat: typed.NoRepeat = None,
+    lock: typed.LockNotes = None,
+    beats: typed.Beats = None,
+    within_bar: typed.WithinBar = False,
+    unlike: typed.Unlike = None,
+    temperature: typed.Temperature = None,
+    top_p: typed.TopP = None,
+    min_p: typed.MinP = None,
+    takes: typed.Takes = 1,
+    seed: typed.Seed = 0,
+    model: typed.ModelOption = None,
+    threads: typed.Threads = None,
+    as_json: typed.Json = False,
+    quiet: typed.Quiet = False,
+    repair: typed.Repair = False,
 ) -> None:
     """Add bars behind the end of a song; what stands there stays as it is.
 

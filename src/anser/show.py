@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from anser.chords import recognize
+from anser.codec import encode
 from anser.instruments import instrument_name
 from anser.selection import Selection
 from anser.song import Song
 from anser.tracks import Track
+from anser.vocab import GRID
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -111,6 +114,28 @@ def print_tables(song: Song, console: Console, path: str = "") -> None:
         console.print(
             f"\nTo write four of its bars anew:\n  {escape(example(song, path))}", width=300
         )
+
+
+def chord_facts(song: Song) -> list[dict[str, Any]]:
+    """Return the chords that are heard in each bar, with the beat (from 1) where each begins."""
+    heard = recognize(encode(song), range(song.n_bars))
+    return [
+        {
+            "bar": bar + 1,
+            "chords": [{"beat": at / GRID + 1, "chord": name} for at, name in chords],
+        }
+        for bar, chords in enumerate(heard)
+    ]
+
+
+def print_chords(song: Song, console: Console) -> None:
+    """Print the chords that are heard, four bars a line."""
+    bars = [" ".join(c["chord"] for c in bar["chords"]) for bar in chord_facts(song)]
+    console.print("\nchords, as far as they are heard (N = none):")
+    width = len(str(len(bars)))
+    for first in range(0, len(bars), EXAMPLE_BARS):
+        line = " | ".join(bars[first : first + EXAMPLE_BARS])
+        console.print(f"  {first + 1:>{width}}  {line}", highlight=False)
 
 
 def _track_facts(song: Song, number: int) -> dict[str, Any]:
