@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from anser import codec, prompt, vocab
-from anser.evaluate import heldout, invariants
+from anser.evaluate import adherence, heldout, invariants
 from anser.infill import Request, infill
 from anser.prompt import Window
 from anser.selection import Selection
@@ -129,3 +129,37 @@ def test_silence_is_counted_where_the_original_plays():
     take = infill(FakeEngine({vocab.END: 99.0}), Request(song, selection))[0]
     silent, playing = invariants.silent_answers(song, take)
     assert silent == playing > 0
+
+
+class ScriptedEngine(FakeEngine):
+    """Ends every cell at once, unless a density was asked for."""
+
+    def step(self, state, ids):
+        logits = super().step(state, ids)
+        for row, token in enumerate(ids):
+            is_asked = vocab.DENSITY < token < vocab.DENSITY + vocab.COUNT["density"]
+            state.shift[row, 0, 0, 0] = is_asked if token != vocab.END else 0
+        is_writing = state.shift[:, 0, 0, 0] > 0
+        logits[:, vocab.END] = np.where(is_writing, -99, 99)
+        return logits
+
+
+def test_adherence_tells_asked_from_unasked():
+    song = band()
+    rows = list(adherence.outcomes(ScriptedEngine(), song, Selection.of([0], [4]), ("density",), 1))
+    encoded = codec.encode(song)
+    assert [(r.control, r.bar, r.asked, r.unasked) for r in rows] == [
+        ("density", 0, int(encoded.n_notes[0, 4]), 0)
+    ]
+    assert rows[0].realised > 0
+
+
+def test_the_summary_of_numbers_and_of_names():
+    rows = [adherence.Outcome("density", 0, a, r, 9) for a, r in ((1, 2), (3, 3), (5, 4))]
+    figures = adherence.summary(rows)
+    assert figures["realised_error"] == pytest.approx(2 / 3, abs=1e-3)
+    assert figures["realised_exact"] == pytest.approx(1 / 3, abs=1e-3)
+    assert figures["realised_correlation"] > 0.9
+    assert "unasked_correlation" not in figures
+    names = [adherence.Outcome("grid", 0, "1/8", r, None) for r in ("1/8", "1/16")]
+    assert adherence.summary(names) == {"cells": 2, "realised_exact": 0.5, "unasked_exact": 0.0}

@@ -120,6 +120,19 @@ class Controls:
 
 NO_CONTROLS: Final = Controls()
 
+# The family of tokens that spells each control.
+_FAMILIES: Final = {
+    **{f.name: f.name for f in fields(Controls)},
+    "lengths": "length",
+    "classes": "class",
+    "chords": "chord",
+}
+
+
+def known_to(families: frozenset[str]) -> tuple[str, ...]:
+    """Return the controls that a model with these families of tokens was trained for."""
+    return tuple(name for name, family in _FAMILIES.items() if family in families)
+
 
 def likeness_token(likeness: float) -> int:
     """Return the token that says how like its reference an answer is."""
