@@ -4,8 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anser import codec, vocab
-from anser.grammar import MAX_NOTES, CellGrammar
+from anser.grammar import CellGrammar
 from anser.ranges import pitch_range
+from anser.rules import MOST_NOTES as MAX_NOTES
 from songs import band
 
 

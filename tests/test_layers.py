@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).parents[1] / "src" / "anser"
 # A module imports only what stands to its left; a new one has to be given its place.
 ORDER = (
     "errors instruments midi notes meter midi_edit repair tracks fitting song selection verify "
-    "vocab rules ranges codec controls prompt grammar sampling infill models show roll ask demo options cli"
+    "vocab rules ranges codec room ground chords controls prompt grammar ruling "
+    "sampling infill models show roll bind ask demo options cli"
 ).split()
 FOLDERS = {
     "rwkv7": {"errors"},  # knows nothing of music

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from anser.infill import Decided, Take
     from anser.models import Model, load
+    from anser.rules import Rules
     from anser.sampling import Sampling
     from anser.selection import Selection
     from anser.song import Song
@@ -35,6 +36,7 @@ __all__ = [
     "Decided",
     "MidiError",
     "Model",
+    "Rules",
     "Sampling",
     "Selection",
     "SelectionError",
@@ -49,6 +51,7 @@ _HOMES = {
     "errors": ("AnserError", "CheckpointError", "ControlError", "MidiError", "SelectionError"),
     "infill": ("Decided", "Take"),
     "models": ("Model", "load"),
+    "rules": ("Rules",),
     "sampling": ("Sampling",),
     "selection": ("Selection",),
     "song": ("Song",),

@@ -9,13 +9,14 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from anser import models, vocab
+from anser.bind import RuleWords, bind, earlier_takes
 from anser.controls import Controls
 from anser.errors import AnserError, ControlError, SelectionError
 from anser.infill import Decided, Request, Take, infill, per_track
@@ -45,6 +46,7 @@ class Asked:
     program: Sequence[str] = ()  # the same
     model: str | None = None  # name or path; None: the packaged one
     threads: int | None = None
+    rules: RuleWords = field(default_factory=RuleWords)
     shows_progress: bool = False
 
 
@@ -149,6 +151,8 @@ def _request(song: Song, selection: Selection, asked: Asked) -> Request:
             song,
             selection,
             _controls(song, selection, asked),
+            bind(song, selection, asked.rules),
+            earlier_takes(asked.rules),
             takes=asked.takes,
             seed=asked.seed,
             sampling=Sampling(**{k: v for k, v in chosen.items() if v is not None}),

@@ -189,13 +189,20 @@ def infill_command(  # noqa: PLR0913  # its parameters are the command's options
     Example: anser infill song.mid --track bass --bars 9-12 --takes 4 -o out.mid
     """
     from anser.ask import Asked, check_output, choose
+    from anser.bind import RuleWords
     from anser.song import Song
 
     check_output(output)
     opened = Song.read(song, repair=repair)
     selection = choose(opened, cells, track or (), bars)
+    rules = RuleWords(
+        *(scale, pitch_range, max_polyphony, grid, keep, notes, no_repeat, lock, beats),
+        within_bar=within_bar,
+        unlike=unlike,
+    )
     asked = Asked(
-        output, takes, seed, temperature, top_p, min_p, density or (), program or (), model, threads
+        *(output, takes, seed, temperature, top_p, min_p),
+        *(density or (), program or (), model, threads, rules),
     )
     _write(opened, selection, asked, as_json, quiet)
 
@@ -252,6 +259,7 @@ def continue_command(  # noqa: PLR0913  # its parameters are the command's optio
     Example: anser continue song.mid --bars 8 -o longer.mid
     """
     from anser.ask import Asked, check_output, closing_tracks, lengthened
+    from anser.bind import RuleWords
     from anser.selection import Selection, find_track
     from anser.song import Song
 
@@ -261,8 +269,14 @@ def continue_command(  # noqa: PLR0913  # its parameters are the command's optio
     longer = lengthened(opened, bars)
     new_bars = range(opened.n_bars, longer.n_bars)
     selection = Selection.of(named or closing_tracks(opened), new_bars)
+    rules = RuleWords(
+        *(scale, pitch_range, max_polyphony, grid, keep, notes, no_repeat, lock, beats),
+        within_bar=within_bar,
+        unlike=unlike,
+    )
     asked = Asked(
-        output, takes, seed, temperature, top_p, min_p, density or (), program or (), model, threads
+        *(output, takes, seed, temperature, top_p, min_p),
+        *(density or (), program or (), model, threads, rules),
     )
     _write(longer, selection, asked, as_json, quiet)
 

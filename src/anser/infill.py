@@ -17,9 +17,12 @@ from numpy.typing import NDArray
 
 from anser import codec, prompt, vocab
 from anser.controls import NO_CONTROLS, Controls
-from anser.grammar import CellGrammar
+from anser.grammar import CellGrammar, Spelling
+from anser.ground import Ground, Sounding
 from anser.prompt import Cell, Prompt, Window
 from anser.ranges import pitch_range
+from anser.rules import NO_RULES, Rules
+from anser.ruling import Ruled, ruled
 from anser.rwkv7.engine import Engine, State
 from anser.sampling import Sampling, pick
 from anser.selection import Selection
@@ -45,6 +48,7 @@ class CellReport:
     asked_density: float | None
     n_notes: int
     log_likelihood: float  # of the cell's ids among the allowed ones, nats
+    rules: Rules = NO_RULES
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ class Take:
                     "bar": c.bar + 1,
                     "notes": c.n_notes,
                     "asked": {} if c.asked_density is None else {"density": c.asked_density},
+                    "rules": list(c.rules.named.values()),
                 }
                 for c in self.cells
             ],
@@ -89,11 +94,17 @@ class Take:
 
 @dataclass(frozen=True)
 class Request:
-    """Everything that decides an answer."""
+    """Everything that decides an answer.
+
+    `rules` may name any selected cell; `earlier` are songs with earlier takes of the same cells,
+    which the rule against repetitions heeds besides the song itself.
+    """
 
     song: Song
     selection: Selection
     controls: Mapping[Cell, Controls] = field(default_factory=dict)
+    rules: Mapping[Cell, Rules] = field(default_factory=dict)
+    earlier: Sequence[Song] = ()
     takes: int = 1
     seed: int = 0
     sampling: Sampling = Sampling()
@@ -142,6 +153,8 @@ class _Writing:
             {t: [] for t in request.selection.tracks} for _ in self._rngs
         ]
         self._cells: list[list[CellReport]] = [[] for _ in self._rngs]
+        self._ground = self._make_ground() if request.rules else None
+        self._written = [Sounding() for _ in self._rngs]  # per take, where there are rules
         # per take and track: until when each pitch sounds, and after which bar that was counted
         self._sounding: list[dict[int, tuple[int, NDArray[np.int64]]]] = [{} for _ in self._rngs]
 
@@ -164,7 +177,8 @@ class _Writing:
         result = []
         for number, (notes, cells) in enumerate(zip(self._notes, self._cells, strict=True)):
             by_track = {t: np.concatenate(n) for t, n in notes.items() if n}
-            spliced = splice(request.song, request.selection, by_track)
+            locked = self._ground.locked if self._ground else None
+            spliced = splice(request.song, request.selection, by_track, locked)
             result.append(Take(spliced, by_track, request.seed, number, tuple(cells)))
         return result
 
@@ -200,24 +214,47 @@ class _Writing:
                 n_writing = len(writing)
         state.reorder([takes.index(take) for take in range(len(takes))])
 
-    def _grammar(self, take: int, cell: Cell) -> CellGrammar:
+    def _instrument(self, cell: Cell) -> tuple[int, tuple[int, int]]:
+        """Return the program that a cell is written for, and the pitches it plays."""
+        asked = self._request.controls.get(cell, NO_CONTROLS).program
+        if asked is not None:
+            return asked, pitch_range(asked)
+        return int(self._programs[cell[0]]), self._pitches[cell[0]]
+
+    def _make_ground(self) -> Ground:
+        instruments = {}
+        for cell in self._request.selection.cells:
+            program, pitches = self._instrument(cell)
+            instruments[cell] = program == vocab.DRUMS, pitches
+        return Ground(self._request.song, self._request.rules, instruments, self._request.earlier)
+
+    def _grammar(self, take: int, cell: Cell) -> Spelling:
+        ground, written = self._ground, self._written[take]
+        if ground is not None:
+            strikes, own = ground.strikes(cell, written), ground.own(cell, written)
+            return ruled(ground.rooms[cell], strikes, own, ground.plan(cell))
         track, bar = cell
-        wish = self._request.controls.get(cell, NO_CONTROLS)
-        program = int(self._programs[track]) if wish.program is None else wish.program
-        pitches = self._pitches[track] if wish.program is None else pitch_range(program)
+        program, pitches = self._instrument(cell)
         since, until = self._sounding[take].get(track, (bar, np.zeros(128, dtype=np.int64)))
         until = np.maximum(until - self._lengths[since:bar].sum(dtype=np.int64), 0)
         return CellGrammar(int(self._lengths[bar]), program, until, pitches)
 
     def _keep(self, take: int, cell: Cell, answer: _Answer) -> None:
         track, bar = cell
-        self._sounding[take][track] = (bar + 1, answer.grammar.sounding())
-        self._notes[take][track].append(self._ticks(cell, answer))
+        notes = self._ticks(cell, answer)
+        if self._ground is not None:
+            self._ground.keep(cell, notes, self._written[take])
+        elif isinstance(answer.grammar, CellGrammar):
+            self._sounding[take][track] = (bar + 1, answer.grammar.sounding())
+        self._notes[take][track].append(notes)
         asked = self._request.controls.get(cell, NO_CONTROLS).density
-        report = CellReport(track, bar, asked, answer.n_notes, answer.log_likelihood)
+        rules = self._request.rules.get(cell, NO_RULES)
+        report = CellReport(track, bar, asked, answer.n_notes, answer.log_likelihood, rules)
         self._cells[take].append(report)
 
     def _ticks(self, cell: Cell, answer: _Answer) -> NDArray[np.void]:
+        if isinstance(answer.grammar, Ruled):
+            return answer.grammar.notes
         return codec.to_ticks(self._request.song, cell[1], codec.decode(answer.ids))
 
 
@@ -225,10 +262,14 @@ class _Writing:
 class _Answer:
     """One cell of one take while it is written."""
 
-    grammar: CellGrammar
+    grammar: Spelling
     ids: list[int] = field(default_factory=list)
     log_likelihood: float = 0.0
-    n_notes: int = 0
+
+    @property
+    def n_notes(self) -> int:
+        """Number of notes written."""
+        return self.grammar.n_notes
 
     def write(
         self, logits: NDArray[np.float32], sampling: Sampling, rng: np.random.Generator
@@ -238,7 +279,6 @@ class _Answer:
         self.grammar.advance(drawn.token)
         self.ids.append(drawn.token)
         self.log_likelihood += drawn.log_likelihood
-        self.n_notes += vocab.PITCH <= drawn.token < vocab.DRUM + 128
 
 
 def _playable(song: Song, track: int) -> tuple[int, int]:

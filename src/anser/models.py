@@ -6,7 +6,7 @@ Knows where checkpoints lie and that model and vocabulary must fit each other; t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Final
@@ -15,6 +15,7 @@ from anser import vocab
 from anser.controls import Controls
 from anser.errors import CheckpointError
 from anser.infill import Decided, Request, Take, infill, same_for_all, stream
+from anser.rules import NO_RULES, Rules
 from anser.rwkv7 import checkpoint
 from anser.rwkv7.engine import Engine
 from anser.sampling import Sampling
@@ -41,18 +42,19 @@ class Model:
         takes: int = 1,
         seed: int = 0,
         density: float | None = None,
+        rules: Rules = NO_RULES,
         sampling: Sampling = Sampling(),
     ) -> list[Take]:
         """Write the selected cells anew, `takes` times; nothing else in the song changes.
 
         `selection` may be spelled as musicians do: `"bass:9-12, drums:9-16"`. `density` asks for so
-        many notes a bar in each cell; None leaves it to the model. Equal arguments give equal
-        bytes. Raises `SelectionError` or `ControlError` when the request does not fit the song.
+        many notes a bar in each cell; None leaves it to the model. `rules` bind every cell, such as
+        `Rules.parse(scale="D dorian", max_polyphony="1")`. Equal arguments give equal bytes. Raises
+        `SelectionError` or `ControlError` when the request does not fit the song, and `RuleError`,
+        before anything is written, when the rules allow no music.
         """
-        return infill(
-            self.engine,
-            _request(song, selection, density, takes=takes, seed=seed, sampling=sampling),
-        )
+        request = _request(song, selection, density, rules)
+        return infill(self.engine, replace(request, takes=takes, seed=seed, sampling=sampling))
 
     def stream(
         self,
@@ -61,24 +63,21 @@ class Model:
         *,
         seed: int = 0,
         density: float | None = None,
+        rules: Rules = NO_RULES,
         sampling: Sampling = Sampling(),
     ) -> Iterator[Decided]:
         """Yield the notes of one take in musical time, as they are decided."""
-        return stream(self.engine, _request(song, selection, density, seed=seed, sampling=sampling))
+        request = _request(song, selection, density, rules)
+        return stream(self.engine, replace(request, seed=seed, sampling=sampling))
 
 
 def _request(
-    song: Song,
-    selection: Selection | str,
-    density: float | None,
-    *,
-    takes: int = 1,
-    seed: int,
-    sampling: Sampling,
+    song: Song, selection: Selection | str, density: float | None, rules: Rules
 ) -> Request:
     cells = Selection.parse(selection, song) if isinstance(selection, str) else selection
     controls = same_for_all(cells, Controls(density=density))
-    return Request(song, cells, controls, takes=takes, seed=seed, sampling=sampling)
+    bound = dict.fromkeys(cells.cells, rules) if rules != NO_RULES else {}
+    return Request(song, cells, controls, bound)
 
 
 def packaged() -> list[str]:

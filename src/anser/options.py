@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 CELLS, SOUND, ASKED, RUN = "Which cells", "How it may sound", "What is asked of them", "Run"
+RULES = "Rules, never broken; each VALUE for all tracks, or TRACK=VALUE for one"
 
 SongFile = Annotated[Path, typer.Argument(metavar="SONG", help="A MIDI file.", show_default=False)]
 Output = Annotated[
@@ -97,4 +98,92 @@ Json = Annotated[
 Quiet = Annotated[
     bool,
     typer.Option("--quiet", "-q", help="Print nothing but errors.", rich_help_panel=RUN),
+]
+Scale = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="D dorian",
+        help='Only notes of this scale (drums are free): --scale "D dorian", --scale "C Eb F G".',
+        rich_help_panel=RULES,
+    ),
+]
+Range = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--range",
+        metavar="C2-C4",
+        help="Lowest and highest pitch, middle C is C4: --range C2-C4, --range bass=E1-G3.",
+        rich_help_panel=RULES,
+    ),
+]
+MaxPolyphony = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="N",
+        help="Notes of the track at once, at most; 1 is one voice: --max-polyphony 1.",
+        rich_help_panel=RULES,
+    ),
+]
+OnsetGrid = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--grid",
+        metavar="1/N",
+        help="Where notes may begin: --grid 1/16, or 1/8t for triplets.",
+        rich_help_panel=RULES,
+    ),
+]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="rhythm|pitch",
+        help="Keep the rhythm that stands there, with new pitches, or the reverse: --keep rhythm.",
+        rich_help_panel=RULES,
+    ),
+]
+Notes = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="N|A-B",
+        help="Notes in each bar, exactly or from A to B: --notes 4, --notes bass=2-6.",
+        rich_help_panel=RULES,
+    ),
+]
+NoRepeat = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="N",
+        help="No N notes in a row as in the track's other bars: --no-repeat 4.",
+        rich_help_panel=RULES,
+    ),
+]
+LockNotes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lock",
+        metavar="WHAT",
+        help="Notes that stay, by pitch or beat: --lock C2, --lock drums=36+38, "
+        '--lock "bass=9:beat 1".',
+        rich_help_panel=RULES,
+    ),
+]
+Beats = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="A-B",
+        help="Write in these beats of each bar only: --beats 3-4.",
+        rich_help_panel=RULES,
+    ),
+]
+WithinBar = Annotated[
+    bool,
+    typer.Option("--within-bar", help="No note sounds across a bar line.", rich_help_panel=RULES),
+]
+Unlike = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="FILE",
+        help="An earlier take that --no-repeat heeds too: --unlike out.mid.",
+        rich_help_panel=RULES,
+    ),
 ]

@@ -88,8 +88,15 @@ class Song:
         return replace(self, bars=_bars(self.midi, self.tracks, self.n_bars + n_bars))
 
 
-def splice(song: Song, selection: Cells, notes: Mapping[int, NDArray[np.void]]) -> Song:
+def splice(
+    song: Song,
+    selection: Cells,
+    notes: Mapping[int, NDArray[np.void]],
+    locked: Mapping[int, NDArray[np.void]] | None = None,
+) -> Song:
     """Return the song with the notes that begin in the selected cells replaced by new ones.
+
+    `locked` maps a track's index to notes (NOTE) of selected cells that stay.
 
     `notes` maps a track's index to its new notes (NOTE). They go on the track's MTrk and channel,
     fitted between the notes that stay (see `fitted`). All other events stay the same at the same
@@ -100,7 +107,7 @@ def splice(song: Song, selection: Cells, notes: Mapping[int, NDArray[np.void]]) 
     outside the selected cells.
     """
     sounded = sounded_notes(song.midi)
-    removed = _selected_notes(song, selection, sounded)
+    removed = _selected_notes(song, selection, sounded) & ~_locked_notes(song, sounded, locked)
     gone = _events_of(sounded[removed], song.midi)
     inserted: dict[int, list[midi_edit.Insertion]] = {}
     for track, fitting in _fitted(song, selection, notes, sounded, ~removed).items():
@@ -169,6 +176,20 @@ def _selected_notes(song: Song, selection: Cells, sounded: NDArray[np.void]) -> 
     for track in np.flatnonzero(chosen.any(axis=1)).tolist():
         selected |= (parts == song.tracks[track].part) & chosen[track, bars]
     return selected
+
+
+def _locked_notes(
+    song: Song, sounded: NDArray[np.void], locked: Mapping[int, NDArray[np.void]] | None
+) -> NDArray[np.bool_]:
+    """Say of each sounded note whether it is one of the locked ones."""
+    stay = np.zeros(len(sounded), np.bool_)
+    columns = ["onset", "duration", "pitch", "velocity"]
+    for track, notes in (locked or {}).items():
+        own = np.flatnonzero(parts_of(sounded) == song.tracks[track].part)
+        stays = set(notes.tolist())
+        contents = zip(*(sounded[name][own].tolist() for name in columns), strict=True)
+        stay[own] = [content in stays for content in contents]
+    return stay
 
 
 def _events_of(notes: NDArray[np.void], midi: MidiFile) -> NDArray[np.bool_]:
