@@ -89,7 +89,7 @@ def test_the_weights_of_copying_are_fitted():
 
 def test_examples_depend_on_their_seed_alone():
     shard = Shard((repeating_song(), codec.encode(band())), ("x", "y"), ("a", "b"))
-    one, more = heldout.draw(shard, 3, seed=1), heldout.draw(shard, 6, seed=1)
+    one, more = (heldout.draw(shard, n, 1, {"density"}) for n in (3, 6))
     for a, b in zip(one, more, strict=False):
         assert a.piece == b.piece
         assert [s.cell for s in a.made.segments] == [s.cell for s in b.made.segments]

@@ -8,6 +8,7 @@ alike, the first of a selection too. Knows nothing of prompts beyond the order o
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
 from typing import Final
 
@@ -86,6 +87,10 @@ class Controls:
     def asked(self) -> tuple[str, ...]:
         """Return the names of the controls that are given."""
         return tuple(f.name for f in fields(self) if getattr(self, f.name) is not None)
+
+    def only(self, names: Collection[str]) -> Controls:
+        """Return the same without the controls that are not named."""
+        return Controls(**{name: getattr(self, name) for name in self.asked() if name in names})
 
     def spell(self) -> list[int]:
         """Return the control tokens in their order, without program and likeness.

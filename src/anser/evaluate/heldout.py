@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from rich.progress import track as progress
 
 from anser import models, prompt, vocab
 from anser.codec import Encoded
+from anser.controls import known_to
 from anser.prompt import Prompt
 from anser.rwkv7.engine import Engine
 from anser.train.examples import Examples, draw_controls, draw_selection, draw_window
@@ -44,8 +46,13 @@ class Heldout:
     n_notes: int
 
 
-def draw(shard: Shard, n_examples: int, seed: int, max_ids: int = 4096) -> list[Heldout]:
-    """Draw examples as training does, without augmentation."""
+def draw(
+    shard: Shard, n_examples: int, seed: int, known: Collection[str], max_ids: int = 4096
+) -> list[Heldout]:
+    """Draw examples as training does, without augmentation.
+
+    Only controls in `known`, those that the model was trained for, are asked.
+    """
     p = Examples(shard).shares
     drawn: list[Heldout] = []
     for i in range(n_examples):
@@ -54,7 +61,8 @@ def draw(shard: Shard, n_examples: int, seed: int, max_ids: int = 4096) -> list[
         song = shard.songs[piece]
         while True:
             selection = draw_selection(song, rng)
-            controls = draw_controls(song, selection, rng)
+            drawn_controls = draw_controls(song, selection, rng)
+            controls = {cell: wish.only(known) for cell, wish in drawn_controls.items()}
             made = prompt.make(song, selection, controls, draw_window(rng))
             if len(prompt.with_answers(made, song)[0]) <= max_ids:
                 break
@@ -196,11 +204,13 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=256)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
-    examples = draw(load(given.shards / f"{given.split}.npz"), given.examples, given.seed)
-    seen = draw(load(given.shards / "train.npz"), 2000, given.seed + 1)
+    model = models.load(given.model)
+    known = known_to(vocab.families_of(model.metadata["vocab"]) or frozenset())
+    examples = draw(load(given.shards / f"{given.split}.npz"), given.examples, given.seed, known)
+    seen = draw(load(given.shards / "train.npz"), 2000, given.seed + 1, known)
     log_unigram = unigram(seen)
     weights = fit_copy_weights(seen[:300], log_unigram)
-    engine = models.load(given.model).engine
+    engine = model.engine
     scores: dict[str, list[float]] = {"unigram": [], "copy": [], "no context": [], "model": []}
     for e in progress(examples, description="scoring", console=Console(stderr=True)):
         ids, is_answer = prompt.with_answers(e.made, e.song)
