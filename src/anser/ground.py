@@ -19,6 +19,7 @@ from anser.room import NEVER, Cell, Room, Sounds
 from anser.rules import NO_RULES, Rules, pairs
 from anser.song import NOTE, Song
 
+Sound = tuple[int, int, int]  # start, end (ticks), pitch
 Key = tuple[int, int]  # (device, channel): where equal pitches cut each other
 Instruments = Mapping[Cell, tuple[bool, tuple[int, int]]]  # drums or not, lowest and highest pitch
 
@@ -27,8 +28,8 @@ Instruments = Mapping[Cell, tuple[bool, tuple[int, int]]]  # drums or not, lowes
 class Sounding:
     """The notes of one take as they are written: (start, end, pitch), by channel and by track."""
 
-    strikes: dict[Key, list[tuple[int, int, int]]] = field(default_factory=dict)
-    own: dict[int, list[tuple[int, int, int]]] = field(default_factory=dict)
+    strikes: dict[Key, list[Sound]] = field(default_factory=dict)
+    own: dict[int, list[Sound]] = field(default_factory=dict)
     done: set[Cell] = field(default_factory=set)
 
 
@@ -57,12 +58,15 @@ class Ground:
         self.locked = self._locked()
         self._stand()
         self._plans: dict[Cell, Sounds] = {}
+        self._reserved: dict[Key, dict[Cell, Sounds]] = {key: {} for key in self._standing}
         self._cap()
         for cell in self._cells:
             planned = self._plan(cell, self.rooms[cell])
             if planned is None:
                 raise self._refusal(cell)
             self._plans[cell] = planned
+            if len(planned):
+                self._reserved[self._key(cell[0])][cell] = planned
 
     def plan(self, cell: Cell) -> Sounds:
         """Return the notes that would finish what a cell owes."""
@@ -77,16 +81,22 @@ class Ground:
         done = sounding.done if sounding else ()
         plans = [
             notes
-            for other, notes in self._plans.items()
-            if other != cell and other not in done and self._key(other[0]) == key
+            for other, notes in self._reserved[key].items()
+            if other != cell and other not in done
         ]
-        written = sounding.strikes.get(key, []) if sounding else []
+        written = self._heard(cell, sounding.strikes.get(key, [])) if sounding else []
         return np.concatenate([self._standing[key], room.sounds(written), *plans])
 
     def own(self, cell: Cell, sounding: Sounding | None = None) -> Sounds:
         """Return the notes of a cell's track that count for its polyphony."""
-        written = sounding.own.get(cell[0], []) if sounding else []
+        written = self._heard(cell, sounding.own.get(cell[0], [])) if sounding else []
         return np.concatenate([self._own[cell[0]], room.sounds(written)])
+
+    def _heard(self, cell: Cell, written: list[Sound]) -> list[Sound]:
+        """Forget what was written and has ended before a cell; they come in musical time."""
+        start = int(self._song.bars.starts[cell[1]])
+        written[:] = [sound for sound in written if sound[1] > start]
+        return written
 
     def keep(self, cell: Cell, notes: NDArray[np.void], sounding: Sounding) -> None:
         """Take note of the finished notes (NOTE) of a cell."""

@@ -52,8 +52,8 @@ class Item:
 class Room:
     """What one cell may hold.
 
-    `spots` [length, 128] are the places that rules of pitch and onset leave, `enders` those of them
-    that would end a repetition, `banned` what may not follow some notes in a row.
+    `playable` and `onsets` are the pitches and positions that rules leave; `enders` [length, 128]
+    are the places that would end a repetition, `banned` what may not follow some notes in a row.
     """
 
     rules: Rules
@@ -62,7 +62,7 @@ class Room:
     lasting: NDArray[np.int64]  # [codec.MAX_DURATION]; ticks that each duration, from 1, lasts
     keys: NDArray[np.int64]  # [length]; where a reader of the file finds each position
     playable: NDArray[np.bool_]  # [128]
-    spots: NDArray[np.bool_]
+    onsets: NDArray[np.bool_]  # [length]
     enders: NDArray[np.bool_]
     banned: Mapping[tuple[Place, ...], frozenset[Place]]
     cap: int  # no new note ends later than this tick
@@ -96,7 +96,7 @@ class Room:
 
     def open_spots(self, strikes: Sounds) -> NDArray[np.bool_]:
         """Return the spots at which no note of the same pitch is in the way."""
-        spots: NDArray[np.bool_] = self.spots.copy()
+        spots: NDArray[np.bool_] = self.onsets[:, None] & self.playable
         for start, end, pitch in _near(strikes, self).tolist():
             spots[self.rows(start, end), pitch] = False
         return spots
@@ -164,8 +164,8 @@ def make(song: Song, cell: Cell, rules: Rules, instrument: tuple[bool, tuple[int
         lasting=lasting,
         keys=_keys(ticks - start, song.ticks_per_quarter, length),
         playable=playable,
-        spots=onsets[:, None] & playable,
-        enders=np.zeros((length, 128), dtype=bool),
+        onsets=onsets,
+        enders=np.broadcast_to(np.False_, (length, 128)),
         banned={},
         cap=cap,
         items=tuple(sorted(settled, key=lambda item: (item.position, item.pitch))),
@@ -267,7 +267,7 @@ def grams(song: Song, track: int, bars: Iterable[int], n: int) -> set[tuple[Plac
 def without(room: Room, repetitions: set[tuple[Place, ...]]) -> Room:
     """Return the room with runs of notes that may not be repeated."""
     banned: dict[tuple[Place, ...], set[Place]] = defaultdict(set)
-    enders = np.zeros_like(room.enders)
+    enders = np.zeros(room.enders.shape, dtype=bool)
     for run in repetitions:
         banned[run[:-1]].add(run[-1])
         key, pitch = run[-1]

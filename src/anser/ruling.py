@@ -171,7 +171,7 @@ class Timed(Ruled):
         self, row: int, ends: NDArray[np.int64], may: NDArray[np.bool_]
     ) -> NDArray[np.int64]:
         """Return [128] the longest duration (grid units) of each pitch that may be struck."""
-        n = np.searchsorted(self._room.lasting, ends - self._room.ticks[row], "right")
+        n = self._room.lasting.searchsorted(ends - self._room.ticks[row], "right")
         longest: NDArray[np.int64] = np.where(may, n, 0)
         return longest
 
@@ -193,11 +193,12 @@ class Free(Timed):
         super().__init__(room, strikes, own, plan)
         self._n_can = self._can.sum(axis=1)
         self._apart = room.apart()
+        self._met = room.ticks.searchsorted(room.ticks + room.lasting[0], "left")
         self._spare = self._can & ~room.enders & self._apart[:, None]
         self._n_spare = self._spare.sum(axis=1)
 
     def _note(self, row: int, start: int, end: int, pitch: int) -> None:
-        rows = slice(row, int(np.searchsorted(self._room.ticks, end, "left")))
+        rows = slice(row, int(self._room.ticks.searchsorted(end, "left")))
         self._load[rows] += 1
         self._n_can[rows] -= self._can[rows, pitch]
         self._can[rows, pitch] = False
@@ -224,8 +225,8 @@ class Free(Timed):
     def _ahead_of(self) -> NDArray[np.int64]:
         """Return how many notes surely find room from each position on; one entry more, 0."""
         voices = np.maximum(self._room.voices - self._load, 0)
-        counts = np.append(np.minimum(voices, self._n_spare), 0)
-        ahead: NDArray[np.int64] = np.cumsum(counts[::-1])[::-1]
+        ahead = np.zeros(self._length + 1, dtype=np.int64)
+        np.minimum(voices, self._n_spare)[::-1].cumsum(out=ahead[-2::-1])
         return ahead
 
     def _above(self, row: int, ahead: NDArray[np.int64], taken: int = 0) -> NDArray[np.int64]:
@@ -235,7 +236,7 @@ class Free(Timed):
         """
         spare = self._spare[row].astype(np.int64)
         spare[: self._last_pitch + 1] = 0
-        higher = np.cumsum(spare[::-1])[::-1] - spare
+        higher = spare[::-1].cumsum()[::-1] - spare
         voices = max(self._room.voices - int(self._load[row]) - taken, 0)
         above: NDArray[np.int64] = np.minimum(higher, voices) + ahead[row + 1]
         return above
@@ -252,8 +253,7 @@ class Free(Timed):
         positions[since:] = (n_can[since:] > 0) & (self._load[since:] < room.voices)
         if ahead is not None:
             # a note at a position that is not counted on takes those away that it meets
-            met = np.searchsorted(room.ticks, room.ticks + room.lasting[0], "left")
-            positions &= np.where(self._apart, ahead[:-1], 1 + ahead[met]) >= owed
+            positions &= np.where(self._apart, ahead[:-1], 1 + ahead[self._met]) >= owed
 
     def _here(self, row: int, owed: int, ahead: NDArray[np.int64] | None) -> NDArray[np.int64]:
         """Return how long a note of each pitch may last at the position in force."""
@@ -269,9 +269,9 @@ class Free(Timed):
             # every position counted on that a note sounds over costs at most one of those notes
             left = self._above(row, ahead, taken=1) - (owed - 1)
             may &= left >= 0
-            counted = row + 1 + np.flatnonzero(ahead[row + 1 : -1] > ahead[row + 2 :])
+            counted = row + 1 + (ahead[row + 1 : -1] > ahead[row + 2 :]).nonzero()[0]
             ticks = np.append(room.ticks[counted], NEVER)
-            ends = np.minimum(ends, ticks[np.clip(left, 0, len(counted))])
+            ends = np.minimum(ends, ticks[left.clip(0, len(counted))])
         return self._longest(row, ends, may)
 
 
@@ -287,7 +287,7 @@ class PitchKept(Timed):
         self._rows = np.searchsorted(room.ticks, plan[:, 0], "left")
 
     def _note(self, row: int, start: int, end: int, pitch: int) -> None:
-        rows = slice(row, int(np.searchsorted(self._room.ticks, end, "left")))
+        rows = slice(row, int(self._room.ticks.searchsorted(end, "left")))
         self._load[rows] += 1
         self._can[rows, pitch] = False
 
