@@ -9,7 +9,7 @@ STAMPS := $(VENV)/stamps
 BUILT_FROM := pyproject.toml CMakeLists.txt $(wildcard native/*.cpp native/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench pictures clean
+.PHONY: help demo test check bench sanitize neon pictures clean
 
 help:  ## say what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,23 @@ check: $(STAMPS)/dev  ## format, lint, types, tests: all that a change must pass
 
 bench: $(STAMPS)/dev  ## measure speed on this machine
 	@for benchmark in benchmarks/*.py; do echo "== $$benchmark"; $(BIN)/python $$benchmark; done
+
+ENGINE := native/rwkv7.cpp native/kernels.cpp tests/native/fingerprint.cpp
+ENGINE_FLAGS := -std=c++17 -ffp-contract=off -Wno-psabi -Inative -pthread -DANSER_NAME=portable \
+  -DANSER_KERNELS=kernels_portable
+
+sanitize:  ## run the engine on random models under AddressSanitizer and UBSan
+	@mkdir -p build/check
+	$(CXX) $(ENGINE_FLAGS) -O1 -g -march=native -fsanitize=address,undefined \
+	  -fno-sanitize-recover=all $(ENGINE) -o build/check/sanitize
+	build/check/sanitize
+
+neon:  ## check under qemu that the engine on ARM gives the same bits as here
+	@mkdir -p build/check
+	$(CXX) $(ENGINE_FLAGS) -O2 -mavx2 -mfma -mf16c $(ENGINE) -o build/check/avx2
+	aarch64-linux-gnu-g++ $(ENGINE_FLAGS) -O2 -static $(ENGINE) -o build/check/neon
+	build/check/avx2 > build/check/avx2.txt
+	qemu-aarch64 build/check/neon | diff build/check/avx2.txt - && echo "the same bits"
 
 pictures: $(STAMPS)/anser  ## draw the pictures of the README anew
 	$(BIN)/anser demo --output build/pictures

@@ -24,7 +24,7 @@ anser::Type type_of(const std::string& name, const AnyArray& array) {
   if (array.dtype() == nb::dlpack::dtype{static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float),
                                          16, 1})
     return anser::Type::f16;
-  throw std::invalid_argument("tensor '" + name + "' has a type other than float32, float16, int8, uint8");
+  throw std::invalid_argument("tensor '" + name + "' is not float32, float16, int8 or uint8");
 }
 
 // The model, and the arrays that it reads in place.

@@ -116,8 +116,6 @@ INLINE ShortReg widened(const std::int8_t* p) {
 INLINE IntReg dot(ShortReg a, ShortReg b, IntReg sums) {  // which products share a lane is open
 #if defined(__AVX512VNNI__)
   return (IntReg)_mm512_dpwssd_epi32((__m512i)sums, (__m512i)a, (__m512i)b);
-#elif defined(__AVX512BW__)
-  return sums + (IntReg)_mm512_madd_epi16((__m512i)a, (__m512i)b);
 #elif defined(__AVX2__)
   return sums + (IntReg)_mm256_madd_epi16((__m256i)a, (__m256i)b);
 #elif defined(__ARM_NEON)
@@ -131,22 +129,17 @@ INLINE IntReg dot(ShortReg a, ShortReg b, IntReg sums) {  // which products shar
 }
 
 INLINE void totals(const IntReg* four, std::int32_t* out) {
-#if defined(__AVX2__)
-  __m256i r[4];
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-#if defined(__AVX512F__)
-    r[i] = _mm256_add_epi32(_mm512_castsi512_si256((__m512i)four[i]),
-                            _mm512_extracti64x4_epi64((__m512i)four[i], 1));
-#else
-    r[i] = (__m256i)four[i];
-#endif
-  }
-  const __m256i s = _mm256_hadd_epi32(_mm256_hadd_epi32(r[0], r[1]), _mm256_hadd_epi32(r[2], r[3]));
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  const __m256i s = _mm256_hadd_epi32(_mm256_hadd_epi32((__m256i)four[0], (__m256i)four[1]),
+                                      _mm256_hadd_epi32((__m256i)four[2], (__m256i)four[3]));
   _mm_storeu_si128((__m128i*)out, _mm_add_epi32(_mm256_castsi256_si128(s),
                                                 _mm256_extracti128_si256(s, 1)));
 #else
-  for (int i = 0; i < 4; ++i) out[i] = four[i][0] + four[i][1] + four[i][2] + four[i][3];
+  for (int i = 0; i < 4; ++i) {
+    out[i] = 0;
+#pragma GCC unroll 16
+    for (int j = 0; j < kWidth; ++j) out[i] += four[i][j];
+  }
 #endif
 }
 
@@ -352,23 +345,22 @@ INLINE Shorts shorts(const std::int8_t* p) {
   return s;
 }
 
-INLINE Shorts shorts(const std::uint8_t* nibbles, std::int16_t factor) {
+INLINE Shorts shorts(const std::int8_t* halves, std::int16_t factor) {
   Shorts s;
-#if defined(__AVX512F__) || !defined(__AVX2__)
-  std::uint8_t one_each[kNibbleBlock];
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) {
-    one_each[i] = nibbles[i] & 15;
-    one_each[16 + i] = nibbles[i] >> 4;
-  }
-  s = shorts(reinterpret_cast<const std::int8_t*>(one_each));
+#if defined(__AVX512BW__)
+  const __m128i bytes = _mm_loadu_si128((const __m128i*)halves);
+  const auto both = (ShortReg)_mm512_cvtepi8_epi16(_mm256_broadcastsi128_si256(bytes));
+  s.part[0] = (ShortReg)_mm512_mask_blend_epi16(0xffff0000, (__m512i)((both << 12) >> 12),
+                                                (__m512i)(both >> 4));
 #else
-  s.part[0] = widened(reinterpret_cast<const std::int8_t*>(nibbles));
-  s.part[1] = (s.part[0] >> 4) & 15;
-  s.part[0] = s.part[0] & 15;
+  for (int i = 0; i < kSteps / 2; ++i) {
+    const ShortReg both = widened(halves + i * kShorts);
+    s.part[i] = (both << 12) >> 12;
+    s.part[i + kSteps / 2] = both >> 4;
+  }
 #endif
 #pragma GCC unroll 4
-  for (int i = 0; i < kSteps; ++i) s.part[i] = (s.part[i] - std::int16_t{8}) * factor;
+  for (int i = 0; i < kSteps; ++i) s.part[i] = s.part[i] * factor;
   return s;
 }
 
@@ -385,9 +377,8 @@ INLINE const std::int8_t* address(const Matrix& m, long output, long k) {
 template <Type type>
 INLINE Shorts weights_at(const Matrix& m, long output, long k) {
   const std::int8_t* at = address<type>(m, output, k);
-  if constexpr (type == Type::i8) return shorts(at);
-  else return shorts(reinterpret_cast<const std::uint8_t*>(at),
-                     m.factors[output * blocks_of(m) + k / kNibbleBlock]);
+  if (type == Type::i8) return shorts(at);
+  return shorts(at, m.factors[output * blocks_of(m) + k / kNibbleBlock]);
 }
 
 // The panel's 16 outputs of T rows, P at a time.
@@ -409,8 +400,7 @@ void integer_block(const Product& job, long row, long panel) {
     const auto accumulate = [&](int p, const Shorts& w, long k) __attribute__((always_inline)) {
 #pragma GCC unroll 6
       for (int t = 0; t < T; ++t) {
-        const float* row_of_x = x + t * job.x_stride;
-        const Shorts x_t = shorts(reinterpret_cast<const std::int16_t*>(row_of_x) + k);
+        const Shorts x_t = shorts(reinterpret_cast<const std::int16_t*>(x + t * job.x_stride) + k);
 #pragma GCC unroll 4
         for (int i = 0; i < kSteps; ++i)
           part[p * T + t] = dot(w.part[i], x_t.part[i], part[p * T + t]);
@@ -466,13 +456,10 @@ void quantize(float* x, const Axis& axis, long limit) {
   for (long g = 0; g < axis.groups; ++g) {
     for (long i = 0; i < axis.size; i += kLanes) {
       const Vec rounded = load16(x + g * axis.stride + i) * inverse + 0x1.8p23f;
+      std::int32_t bits[kLanes];
+      std::memcpy(bits, &rounded, sizeof bits);
       std::int16_t taken[kLanes];
-#pragma GCC unroll 4
-      for (int j = 0; j < kParts; ++j) {
-        typedef std::int16_t Half __attribute__((vector_size(kWidth * 2)));
-        const Half h = __builtin_convertvector((IntReg)rounded.part[j], Half);
-        std::memcpy(taken + j * kWidth, &h, sizeof h);
-      }
+      for (int j = 0; j < kLanes; ++j) taken[j] = static_cast<std::int16_t>(bits[j]);
       std::memcpy(out + g * axis.size + i, taken, sizeof taken);
     }
   }

@@ -33,7 +33,7 @@ constexpr long kMaxFactor = 63;
 // y = W x. Floating weights are packed in panels of 16 outputs: element (o, k) at
 // ((o / 16) * in.span() + k) * 16 + o % 16. Integer weights are rows [out][in] as they are stored:
 // bytes, or blocks of 32 inputs in 16 bytes (input j in the low half of byte j, j + 16 in the high
-// one, both plus 8) with one factor a block.
+// one, both signed) with one factor a block.
 struct Matrix {
   const void* weights = nullptr;
   const std::uint8_t* factors = nullptr;  // 4 bits only: [out][ceil(in / 32)]

@@ -1,6 +1,8 @@
 #include "rwkv7.h"
 
 #include <algorithm>
+#include <csetjmp>
+#include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -19,17 +21,42 @@ constexpr long kChunkRows = 60;     // rows of a prefill chunk: ten blocks of si
 constexpr long kMixes = 7;          // what the projections and LoRAs read of a row; v twice
 constexpr long kPanelsPerItem = 4;  // what a thread claims at once
 
+sigjmp_buf escape;
+
+// Tries the kernels on a product with a known answer: that the processor names an instruction set
+// does not prove that the system, or a virtual machine, lets its instructions run.
+bool works(const Kernels* kernels) {
+  struct sigaction trap {}, before;
+  trap.sa_handler = [](int) { siglongjmp(escape, 1); };
+  sigaction(SIGILL, &trap, &before);
+  float y[kLanes] = {};
+  if (sigsetjmp(escape, 1) == 0) {
+    const std::vector<std::int8_t> ones(kLanes * 32, 1);
+    std::vector<float> x(32, 0.5f);
+    const Matrix matrix{ones.data(), nullptr, nullptr, nullptr, {1, 32, 32}, {1, 16, 16}, Type::i8};
+    kernels->quantize(x.data(), matrix.in, matrix.limit());
+    kernels->multiply({&matrix, x.data(), 32, y, kLanes, Finish::sigmoid}, 1, 0, 1);
+  }
+  sigaction(SIGILL, &before, nullptr);
+  return y[kLanes - 1] > 0.9999f && y[kLanes - 1] <= 1.0f;
+}
+
 // Where instruction sets meet: the best first.
-std::vector<const Kernels*> supported_kernels() {
-  std::vector<const Kernels*> found;
+const std::vector<const Kernels*>& supported_kernels() {
+  static const std::vector<const Kernels*> found = [] {
+    std::vector<const Kernels*> working;
+    const auto add = [&](bool named, const Kernels* kernels) {
+      if (named && works(kernels)) working.push_back(kernels);
+    };
 #if defined(ANSER_X86)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f")) found.push_back(kernels_avx512());
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-      __builtin_cpu_supports("f16c"))
-    found.push_back(kernels_avx2());
+    __builtin_cpu_init();
+    add(__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vnni"),
+        kernels_avx512());
+    add(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), kernels_avx2());
 #endif
-  found.push_back(kernels_portable());
+    add(true, kernels_portable());
+    return working;
+  }();
   return found;
 }
 
@@ -110,15 +137,10 @@ class Model::Loader {
 
   bool has(const std::string& name) const { return tensors_.count(name) != 0; }
 
-  const Tensor& find(const std::string& name) const {
-    const auto it = tensors_.find(name);
-    if (it == tensors_.end()) throw std::invalid_argument("tensor '" + name + "' is missing");
-    return it->second;
-  }
-
-  const Tensor& find(const std::string& name, const std::vector<long>& shape) const {
-    const Tensor& tensor = find(name);
-    if (tensor.shape != shape)
+  const Tensor& find(const std::string& name, const std::vector<long>& shape = {}) const {
+    if (!has(name)) throw std::invalid_argument("tensor '" + name + "' is missing");
+    const Tensor& tensor = tensors_.at(name);
+    if (!shape.empty() && tensor.shape != shape)
       throw std::invalid_argument("tensor '" + name + "' has shape " + text(tensor.shape) +
                                   ", expected " + text(shape));
     return tensor;
@@ -348,9 +370,8 @@ void Model::embed(const Batch& batch, const Rows& rows) {
 
 // The rows in the form in which `reader` takes them.
 void Model::quantize(const Matrix& reader, float* x, long stride, const Rows& rows) {
-  if (is_integer(reader.type))
-    each_row(rows,
-             [&](long row) { kernels_->quantize(x + row * stride, reader.in, reader.limit()); });
+  const auto f = [&](long row) { kernels_->quantize(x + row * stride, reader.in, reader.limit()); };
+  if (is_integer(reader.type)) each_row(rows, f);
 }
 
 // u = LN(x), then a blend of u with the u one token earlier for each of the `readers`, null where
@@ -487,15 +508,12 @@ void Model::read_out(const Batch& batch, const Rows& rows) {
   pool_.run(items(head_.n_panels(), kPanelsPerItem), [&](long item) {
     const long first = item * kPanelsPerItem;
     const long last = std::min(head_.n_panels(), first + kPanelsPerItem);
-    if (span == batch.n_tokens || !batch.every_token) {  // the rows of the answer are contiguous
-      kernels_->multiply({&head_, rows.u, width, batch.logits, vocab, Finish::store},
-                         rows.n_sequences * span, first, last);
-      return;
-    }
-    for (long b = 0; b < rows.n_sequences; ++b) {
-      float* logits = batch.logits + (b * batch.n_tokens + rows.token) * vocab;
-      kernels_->multiply({&head_, rows.u + b * span * width, width, logits, vocab, Finish::store},
-                         span, first, last);
+    const bool together = span == batch.n_tokens || !batch.every_token;  // rows of the answer
+    const long groups = together ? 1 : rows.n_sequences, count = rows.n_sequences * span / groups;
+    for (long b = 0; b < groups; ++b) {
+      float* logits = batch.logits + (b * batch.n_tokens + (together ? 0 : rows.token)) * vocab;
+      kernels_->multiply({&head_, rows.u + b * count * width, width, logits, vocab, Finish::store},
+                         count, first, last);
     }
   });
 }

@@ -92,7 +92,7 @@ def test_bfloat16_is_read_as_float32(tmp_path):
     np.testing.assert_array_equal(tensors["x"], np.float32([1, -2, 0.10009765625]))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4"])
 def test_precisions_round_trip_through_a_file(tmp_path, tensors, precision):
     stored = checkpoint.quantize(tensors, precision)
     checkpoint.save(tmp_path / "q.safetensors", stored, {})
@@ -102,7 +102,9 @@ def test_precisions_round_trip_through_a_file(tmp_path, tensors, precision):
     full = checkpoint.dequantize(loaded.tensors)
     assert set(full) == set(tensors)
     for name, tensor in tensors.items():
-        bound = {"fp32": 0.0, "fp16": 2e-3, "int8": np.abs(tensor).max() / 250}[precision]
+        greatest = np.abs(tensor).max()
+        bounds = {"fp32": 0.0, "fp16": 2e-3, "int8": greatest / 250, "int4": greatest / 5}
+        bound = bounds[precision]
         assert full[name].dtype == np.float32
         assert np.abs(full[name] - tensor).max() <= bound
     if precision == "int8":
@@ -165,6 +167,29 @@ def test_wrong_type(tensors, tmp_path):
     tensors["ln_out.bias"] = np.zeros(32, np.int64)
     with pytest.raises(CheckpointError, match=r"ln_out\.bias' has type int64"):
         checkpoint.save(tmp_path / "m", tensors, {})
+
+
+def test_int4_keeps_odd_rows_and_small_blocks():
+    rows = np.random.default_rng(0).standard_normal((7, 32 + 32 + 5)).astype(np.float32)
+    rows[:, 32:64] *= 0.1  # a block of its own factor
+    rows[3] = 0
+    dims = ModelDims(1, 69, 7, 23, 7, 1, 1, 1, 1)
+    tensors = {**make_tensors(dims), "head.weight": rows}
+    stored = checkpoint.quantize(tensors, "int4")
+    assert stored["head.weight"].shape == (7, 3 * 16)
+    assert checkpoint.validate(stored) == dims
+    found = checkpoint.dequantize(stored)["head.weight"]
+    error = np.sqrt(((found - rows) ** 2).mean(axis=1))
+    assert (error[:3] < 0.12).all()
+    assert np.abs(found - rows)[:, 32:64].max() < 0.06
+    assert not found[3].any()
+
+
+def test_int4_without_factors(tensors, tmp_path):
+    stored = checkpoint.quantize(tensors, "int4")
+    del stored["head.weight.factor"]
+    with pytest.raises(CheckpointError, match=r"'head\.weight\.factor' expected, uint8"):
+        checkpoint.save(tmp_path / "m.safetensors", stored, {})
 
 
 def test_int8_without_scale(tensors, tmp_path):

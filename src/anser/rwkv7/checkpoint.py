@@ -40,7 +40,7 @@ class Checkpoint:
 
     int8: W[o, i] = w[o, i] * scale[o], with `<name>.scale` float32 [rows]. int4: blocks of 32
     inputs in 16 bytes, uint8 [rows, 16 * blocks]; byte j of a block holds input j in its low half
-    and input j + 16 in its high half, both plus 8; W = (half - 8) * factor[o, block] * scale[o],
+    and input j + 16 in its high half, both signed; W = half * factor[o, block] * scale[o],
     with `<name>.factor` uint8 [rows, blocks], at most 63; the last block is filled up with zeros.
     Arrays are read-only views of the memory-mapped file.
     """
@@ -307,15 +307,17 @@ def _to_int4(tensor: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[
         better = error < best
         best = np.where(better, error, best)
         factors[better] = tried[better]
-        halves[better] = whole[better] + 8
+        halves[better] = whole[better].astype(np.int8).view(np.uint8) & 15
     packed = halves[:, :, : _BLOCK // 2] | halves[:, :, _BLOCK // 2 :] << 4
     return packed.reshape(rows, -1), factors, scale
 
 
 def _from_int4(packed: NDArray[Any], factors: NDArray[Any], n_in: int) -> NDArray[np.float32]:
     blocks = packed.reshape(*factors.shape, _BLOCK // 2)
-    halves = np.concatenate([blocks & 15, blocks >> 4], axis=2).astype(np.float32) - 8
-    values: NDArray[np.float32] = (halves * factors[:, :, None]).reshape(len(packed), -1)
+    halves = np.concatenate([blocks << 4, blocks], axis=2).view(np.int8) >> 4
+    values: NDArray[np.float32] = (halves * factors[:, :, None].astype(np.float32)).reshape(
+        len(packed), -1
+    )
     return values[:, :n_in]
 
 
