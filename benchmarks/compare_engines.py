@@ -171,10 +171,10 @@ def has(python: str, module: str) -> bool:
 def export(folder: Path, vocab: int, python: str) -> None:
     """Write the weights in each precision and form."""
     import numpy as np
-    from engine import random_tensors
 
     from anser.rwkv7 import checkpoint, convert
     from anser.rwkv7.dims import ModelDims
+    from engine import random_tensors
 
     dims = ModelDims(12, 384, vocab, 64, 1536, 64, 64, 32, 96)
     tensors = random_tensors(dims)
