@@ -315,10 +315,8 @@ def _to_int4(tensor: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[
 def _from_int4(packed: NDArray[Any], factors: NDArray[Any], n_in: int) -> NDArray[np.float32]:
     blocks = packed.reshape(*factors.shape, _BLOCK // 2)
     halves = np.concatenate([blocks << 4, blocks], axis=2).view(np.int8) >> 4
-    values: NDArray[np.float32] = (halves * factors[:, :, None].astype(np.float32)).reshape(
-        len(packed), -1
-    )
-    return values[:, :n_in]
+    steps = factors[:, :, None].astype(np.float32)
+    return np.asarray(halves * steps, np.float32).reshape(len(packed), -1)[:, :n_in]
 
 
 def _inputs(name: str, tensors: Tensors) -> int:
