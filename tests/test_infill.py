@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from anser import vocab
 from anser.controls import Controls
 from anser.infill import Request, infill, per_track, same_for_all, stream
+from anser.rwkv7.prefix import PrefixCache
 from anser.sampling import Sampling
 from anser.selection import Selection
 from anser.song import Song
@@ -141,3 +142,20 @@ def test_instruments_stay_in_their_range():
 def test_requests_out_of_range_are_refused(name, value):
     with pytest.raises(ValueError, match=name):
         Request(band(), SELECTION, **{name: value})
+
+
+def test_another_seed_reads_nothing_again_and_answers_the_same():
+    song, engine = band(), FakeEngine()
+    prefixes = PrefixCache(engine)
+    plain = [infill(FakeEngine(), Request(song, SELECTION, seed=k))[0] for k in (1, 2)]
+    first = infill(engine, Request(song, SELECTION, seed=1), prefixes=prefixes)[0]
+    n_read = prefixes.n_read
+    second = infill(engine, Request(song, SELECTION, seed=2), prefixes=prefixes)[0]
+    assert prefixes.n_read == n_read > 0
+    assert [first.song.to_bytes(), second.song.to_bytes()] == [t.song.to_bytes() for t in plain]
+    infill(
+        engine,
+        Request(song, SELECTION, same_for_all(SELECTION, Controls(density=3))),
+        prefixes=prefixes,
+    )
+    assert n_read < prefixes.n_read < 2 * n_read, "a control late in the prompt"

@@ -24,6 +24,7 @@ from anser.ranges import pitch_range
 from anser.rules import NO_RULES, Rules
 from anser.ruling import Ruled, ruled
 from anser.rwkv7.engine import Engine, State
+from anser.rwkv7.prefix import PrefixCache
 from anser.sampling import Sampling, pick
 from anser.selection import Selection
 from anser.song import Song, splice
@@ -118,29 +119,36 @@ class Request:
 
 
 def infill(
-    engine: Engine, request: Request, on_event: Callable[[Decided], None] | None = None
+    engine: Engine,
+    request: Request,
+    on_event: Callable[[Decided], None] | None = None,
+    prefixes: PrefixCache | None = None,
 ) -> list[Take]:
     """Return the takes; each song differs from the request's in the selected cells only.
 
-    `on_event` is told of every note and every cell as it is decided.
+    `on_event` is told of every note and every cell as it is decided. With `prefixes`, a cache of
+    this engine's, what was read for an earlier request is not read again; the answer is the same.
     """
-    writing = _Writing(engine, request)
+    writing = _Writing(engine, request, prefixes)
     for event in writing.events():
         if on_event is not None:
             on_event(event)
     return writing.takes()
 
 
-def stream(engine: Engine, request: Request) -> Iterator[Decided]:
-    """Yield notes as they are decided, in musical time within each take."""
-    return _Writing(engine, request).events()
+def stream(
+    engine: Engine, request: Request, prefixes: PrefixCache | None = None
+) -> Iterator[Decided]:
+    """Yield notes as they are decided, in musical time within each take; see `infill`."""
+    return _Writing(engine, request, prefixes).events()
 
 
 class _Writing:
     """The takes of one request while they are written."""
 
-    def __init__(self, engine: Engine, request: Request) -> None:
+    def __init__(self, engine: Engine, request: Request, prefixes: PrefixCache | None) -> None:
         self._engine, self._request = engine, request
+        self._prefixes = prefixes or PrefixCache(engine, max_bytes=0)
         song = codec.encode(request.song)
         self._lengths = song.lengths
         self._programs = song.programs
@@ -161,14 +169,13 @@ class _Writing:
     def events(self) -> Iterator[Decided]:
         """Write all cells, yielding every note and every cell's end."""
         n_takes = self._request.takes
-        state = self._engine.new_state(1)
-        for i, segment in enumerate(self._prompt.segments):
-            given = segment.given.astype(np.int64)
-            if i == 0:
-                logits = self._engine.prefill(state, given[None])
-                state, logits = state.repeat(n_takes), np.repeat(logits, n_takes, axis=0)
-            else:
-                logits = self._engine.prefill(state, np.tile(given, (n_takes, 1)))
+        first, *others = self._prompt.segments
+        state, logits = self._prefixes.read(first.given)
+        state, logits = state.repeat(n_takes), np.repeat(logits, n_takes, axis=0)
+        yield from self._write_cell(first.cell, state, logits)
+        for segment in others:
+            given = np.tile(segment.given.astype(np.int64), (n_takes, 1))
+            logits = self._engine.prefill(state, given)
             yield from self._write_cell(segment.cell, state, logits)
 
     def takes(self) -> list[Take]:

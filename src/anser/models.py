@@ -18,6 +18,7 @@ from anser.infill import Decided, Request, Take, infill, same_for_all, stream
 from anser.rules import NO_RULES, Rules
 from anser.rwkv7 import checkpoint
 from anser.rwkv7.engine import Engine
+from anser.rwkv7.prefix import PrefixCache
 from anser.sampling import Sampling
 from anser.selection import Selection
 from anser.song import Song
@@ -33,6 +34,7 @@ class Model:
     name: str
     engine: Engine
     metadata: dict[str, str] = field(repr=False)
+    prefixes: PrefixCache = field(repr=False)  # so that another seed reads nothing again
 
     def infill(
         self,
@@ -54,7 +56,8 @@ class Model:
         before anything is written, when the rules allow no music.
         """
         request = _request(song, selection, density, rules)
-        return infill(self.engine, replace(request, takes=takes, seed=seed, sampling=sampling))
+        request = replace(request, takes=takes, seed=seed, sampling=sampling)
+        return infill(self.engine, request, prefixes=self.prefixes)
 
     def stream(
         self,
@@ -68,7 +71,8 @@ class Model:
     ) -> Iterator[Decided]:
         """Yield the notes of one take in musical time, as they are decided."""
         request = _request(song, selection, density, rules)
-        return stream(self.engine, replace(request, seed=seed, sampling=sampling))
+        request = replace(request, seed=seed, sampling=sampling)
+        return stream(self.engine, request, self.prefixes)
 
 
 def _request(
@@ -117,4 +121,5 @@ def _open(path: Path, name: str, threads: int | None) -> Model:
             f"{path}: expected the vocab of this version of Anser, found another. "
             "Use the version of Anser that the model was made with."
         )
-    return Model(name, Engine(opened, threads=threads), opened.metadata)
+    engine = Engine(opened, threads=threads)
+    return Model(name, engine, opened.metadata, PrefixCache(engine))
