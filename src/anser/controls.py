@@ -35,13 +35,10 @@ def _within(name: str, value: float | None, low: float, high: float) -> None:
         raise ControlError(f"{name}: expected {low} to {high}, found {value:g}.")
 
 
-def _among(name: str, values: object, known: object) -> None:
-    if values is None:
-        return
-    unknown = set(values) - set(known)  # type: ignore[call-overload]
+def _among(name: str, values: Collection[str | int] | None, known: Collection[str | int]) -> None:
+    unknown = [str(value) for value in values or () if value not in known]
     if unknown:
-        found = ", ".join(str(v) for v in sorted(unknown))
-        expected = ", ".join(str(k) for k in known)  # type: ignore[attr-defined]
+        expected, found = ", ".join(str(k) for k in known), ", ".join(sorted(unknown))
         raise ControlError(f"{name}: expected some of {expected}, found {found}.")
 
 

@@ -91,11 +91,8 @@ def summary(rows: list[Outcome]) -> dict[str, object]:
     figures: dict[str, object] = {"cells": len(rows)}
     if isinstance(rows[0].asked, (int, float)):
         for key in ("realised", "unasked"):
-            pairs = [
-                (float(r.asked), float(getattr(r, key)))  # type: ignore[arg-type]
-                for r in rows
-                if getattr(r, key) is not None
-            ]
+            numbers = [(r.asked, getattr(r, key)) for r in rows]
+            pairs = [(a, f) for a, f in numbers if isinstance(a, (int, float)) and f is not None]
             if len(pairs) < 2:
                 continue
             asked, found = np.array(pairs).T
