@@ -21,6 +21,7 @@ from anser.controls import Controls
 from anser.errors import AnserError, ControlError, SelectionError
 from anser.infill import Decided, Request, Take, infill, per_track
 from anser.prompt import Cell
+from anser.rank import best_first
 from anser.sampling import Sampling
 from anser.selection import Selection, find_track
 from anser.song import Song
@@ -134,9 +135,8 @@ def answer(song: Song, selection: Selection, asked: Asked) -> Answer:
         model = models.load(asked.model or models.DEFAULT, threads=asked.threads)
     with _progress(request, shown=asked.shows_progress) as on_event:
         start = time.perf_counter()
-        takes = infill(model.engine, request, on_event)
+        takes = best_first(infill(model.engine, request, on_event))
         seconds = time.perf_counter() - start
-    takes.sort(key=lambda take: -take.log_likelihood)
     paths = _paths(asked.output, len(takes))
     for path, take in zip(paths, takes, strict=True):
         take.song.write(path)

@@ -15,6 +15,7 @@ from anser import vocab
 from anser.controls import Controls
 from anser.errors import CheckpointError
 from anser.infill import Decided, Request, Take, infill, same_for_all, stream
+from anser.rank import best_first
 from anser.rules import NO_RULES, Rules
 from anser.rwkv7 import checkpoint
 from anser.rwkv7.engine import Engine
@@ -49,15 +50,16 @@ class Model:
     ) -> list[Take]:
         """Write the selected cells anew, `takes` times; nothing else in the song changes.
 
-        `selection` may be spelled as musicians do: `"bass:9-12, drums:9-16"`. `density` asks for so
-        many notes a bar in each cell; None leaves it to the model. `rules` bind every cell, such as
+        The best take comes first. `selection` may be spelled as musicians do:
+        `"bass:9-12, drums:9-16"`. `density` asks for so many notes a bar in each cell; None leaves
+        it to the model. `rules` bind every cell, such as
         `Rules.parse(scale="D dorian", max_polyphony="1")`. Equal arguments give equal bytes. Raises
         `SelectionError` or `ControlError` when the request does not fit the song, and `RuleError`,
         before anything is written, when the rules allow no music.
         """
         request = _request(song, selection, density, rules)
         request = replace(request, takes=takes, seed=seed, sampling=sampling)
-        return infill(self.engine, request, prefixes=self.prefixes)
+        return best_first(infill(self.engine, request, prefixes=self.prefixes))
 
     def stream(
         self,
