@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from anser import codec, prompt, vocab
-from anser.evaluate import adherence, heldout, invariants
+from anser.evaluate import adherence, heldout, invariants, ranking
 from anser.infill import Request, infill
 from anser.prompt import Window
 from anser.selection import Selection
@@ -163,3 +163,14 @@ def test_the_summary_of_numbers_and_of_names():
     assert "unasked_correlation" not in figures
     names = [adherence.Outcome("grid", 0, "1/8", r, None) for r in ("1/8", "1/16")]
     assert adherence.summary(names) == {"cells": 2, "realised_exact": 0.5, "unasked_exact": 0.0}
+
+
+def test_ranking_is_scored_by_likeness_to_the_original():
+    song = band()
+    take = infill(FakeEngine(), Request(song, Selection.of([0], [4, 5])))[0]
+    same = type(take)(song, {}, take.seed, take.number, take.cells)
+    assert ranking.likeness_to_original(song, same) == 1
+    assert ranking.likeness_to_original(song, take) < 0.5
+    row = ranking.compare(FakeEngine(), song, 3, seed=2)
+    assert set(row) == {"all takes", "likeliest per note", "ranked first"}
+    assert row["ranked first"][1] <= row["all takes"][1]
