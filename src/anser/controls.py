@@ -15,9 +15,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from anser import vocab
+from anser import codec, vocab
 from anser.chords import Chords
 from anser.chords import spell as spell_chords
+from anser.codec import Encoded
 from anser.errors import ControlError
 
 # Classes of durations by their upper edges, grid units (24 a quarter).
@@ -180,6 +181,20 @@ def measure(notes: NDArray[np.void], length: int, *, is_drum: bool = False) -> C
         span=int(pitch.max() - pitch.min()),
         classes=frozenset(int(c) for c in np.unique(pitch % 12)),
     )
+
+
+# The controls that follow from a cell's own notes.
+MEASURED: Final = (
+    *("density", "fewest", "most", "lengths", "register", "span", "classes"),
+    *("silence", "loudness", "grid", "syncopation"),
+)
+
+
+def measure_cell(song: Encoded, cell: tuple[int, int]) -> Controls:
+    """Return what a cell (track, bar) of a song is like; see `measure`."""
+    track, bar = cell
+    is_drum = bool(song.programs[track] == vocab.DRUMS)
+    return measure(codec.decode(song.cell(track, bar)), int(song.lengths[bar]), is_drum=is_drum)
 
 
 def likeness(notes: NDArray[np.void], others: NDArray[np.void]) -> float:

@@ -23,17 +23,13 @@ from rich.console import Console
 from rich.progress import track as progress
 
 from anser import codec, models, vocab
-from anser.controls import Controls, known_to, measure
+from anser.controls import MEASURED, Controls, known_to, measure_cell
 from anser.errors import AnserError
+from anser.evaluate.midi_files import midi_files
 from anser.infill import Request, Take, infill
 from anser.rwkv7.engine import Engine
 from anser.selection import Selection
 from anser.song import Song
-
-MEASURED = (
-    *("density", "fewest", "most", "lengths", "register", "span", "classes"),
-    *("silence", "loudness", "grid", "syncopation"),
-)
 
 
 @dataclass(frozen=True)
@@ -54,10 +50,7 @@ def wishes(
     encoded = codec.encode(song)
     asked = {}
     for track, bar in selection.cells:
-        is_drum = bool(encoded.programs[track] == vocab.DRUMS)
-        notes = codec.decode(encoded.cell(track, bar))
-        measured = measure(notes, int(encoded.lengths[bar]), is_drum=is_drum)
-        asked[track, bar] = Controls(**{name: getattr(measured, name) for name in names})
+        asked[track, bar] = measure_cell(encoded, (track, bar)).only(names)
     return asked
 
 
@@ -137,7 +130,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    paths = sorted(p for s in given.songs for p in (s.rglob("*.mid") if s.is_dir() else [s]))
+    paths = midi_files(given.songs)
     model = models.load(given.model)
     families = vocab.families_of(model.metadata["vocab"]) or frozenset()
     names = tuple(name for name in known_to(families) if name in MEASURED)

@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.progress import track as progress
 
 from anser import models
+from anser.evaluate.midi_files import midi_files
 from anser.infill import Request, Take, infill
 from anser.rwkv7.engine import Engine
 from anser.selection import Selection
@@ -117,7 +118,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=200, help="how many songs, drawn by the seed")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    paths = sorted(p for s in given.songs for p in (s.rglob("*.mid") if s.is_dir() else [s]))
+    paths = midi_files(given.songs)
     rng = np.random.default_rng(given.seed)
     paths = [paths[i] for i in rng.permutation(len(paths))[: given.limit]]
     engine = models.load(given.model).engine

@@ -21,6 +21,7 @@ from rich.progress import track as progress
 from anser import codec, models
 from anser.controls import likeness
 from anser.evaluate.invariants import random_selection
+from anser.evaluate.midi_files import midi_files
 from anser.infill import Request, Take, infill
 from anser.rank import best_first, n_silent
 from anser.rwkv7.engine import Engine
@@ -64,7 +65,7 @@ def main() -> None:
     parser.add_argument("--takes", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    paths = sorted(p for s in given.songs for p in (s.rglob("*.mid") if s.is_dir() else [s]))
+    paths = midi_files(given.songs)
     rng = np.random.default_rng(given.seed)
     engine = models.load(given.model).engine
     rows = []

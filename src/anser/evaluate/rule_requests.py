@@ -27,6 +27,7 @@ from rich.progress import track as progress
 from anser import models, vocab
 from anser.errors import RuleError
 from anser.evaluate.invariants import random_selection
+from anser.evaluate.midi_files import midi_files
 from anser.evaluate.rules_check import violations
 from anser.infill import Request, infill
 from anser.rules import Lock, Rules
@@ -128,7 +129,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    paths = sorted(p for s in given.songs for p in (s.rglob("*.mid") if s.is_dir() else [s]))
+    paths = midi_files(given.songs)
     engine: Engine | Noise = models.load(given.model).engine if given.model else Noise(given.seed)
     counts: Counter[str] = Counter({"crashes": 0, "violations": 0, "events changed outside": 0})
     slowest = 0.0

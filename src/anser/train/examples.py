@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from anser import codec, prompt, vocab
 from anser.chords import Chords, recognize
 from anser.codec import Encoded
-from anser.controls import Controls, likeness, measure
+from anser.controls import MEASURED, Controls, likeness, measure_cell
 from anser.prompt import Window
 from anser.ranges import pitch_range
 from anser.selection import Selection
@@ -31,11 +31,6 @@ SOURCE_WEIGHTS: Final[Mapping[str, float]] = {
     "freedoom": 3.0,
     "groove": 2.0,
 }
-# The controls that follow from a cell's own notes.
-MEASURED: Final = (
-    *("density", "fewest", "most", "lengths", "register", "span", "classes"),
-    *("silence", "loudness", "grid", "syncopation"),
-)
 MAX_IDS: Final = 4096  # of one example
 ALIGN: Final = 16  # sequences in a batch begin at multiples of this, the chunk of the wkv kernel
 
@@ -126,17 +121,14 @@ def draw_controls(
     for track, bar in sorted(selection.cells):
         if rng.random() >= share_of_cells:
             continue
-        notes = codec.decode(song.cell(track, bar))
-        is_drum = bool(song.programs[track] == vocab.DRUMS)
-        measured = measure(notes, int(song.lengths[bar]), is_drum=is_drum)
-        found = {name: getattr(measured, name) for name in names}
+        wish = measure_cell(song, (track, bar)).only(names)
         if is_like:
             reference = _draw_reference(song, (track, bar), rng)
-            others = codec.decode(song.cell(track, reference))
-            found |= {"reference": reference, "likeness": likeness(notes, others)}
-        if not is_drum and bar in harmony:
-            found["chords"] = harmony[bar]
-        asked[track, bar] = Controls(**found)
+            pair = (codec.decode(song.cell(track, b)) for b in (bar, reference))
+            wish = replace(wish, reference=reference, likeness=likeness(*pair))
+        if song.programs[track] != vocab.DRUMS and bar in harmony:
+            wish = replace(wish, chords=harmony[bar])
+        asked[track, bar] = wish
     return asked
 
 
