@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "anser"
 ORDER = (
     "errors instruments midi notes meter midi_edit repair tracks fitting song selection verify "
     "vocab rules ranges codec room ground chords controls prompt grammar ruling "
-    "sampling infill rank models show roll bind ask demo options cli"
+    "sampling infill rank models show roll bind ask demo bench options cli"
 ).split()
 FOLDERS = {
     "rwkv7": {"errors"},  # knows nothing of music
