@@ -1,95 +1,99 @@
-"""Speed of the engine on this machine: decode, prefill and load, by precision and threads.
+"""The engine on this machine: speed, memory, and how both bear threads, batches and neighbours.
 
-    python benchmarks/engine.py                        random weights, 12 layers of width 384
-    python benchmarks/engine.py --checkpoint FILE      the weights of a file
-    python benchmarks/engine.py --layers 12 --width 384 --vocab 16000 --precision int8
+    python benchmarks/engine.py                                 the shapes of shapes.py, int8
+    python benchmarks/engine.py --checkpoint FILE               the weights of a file, as they are
+    python benchmarks/engine.py --shape music-38M --precision fp32 int4
 
-Medians of wall-clock time and of the processor time of all threads; run it on an idle machine.
+What `anser bench` measures is measured by the same code (`anser.bench`), for each precision and
+number of threads in a process of its own. Ratios are of calls that are timed in turn, so that a
+busy machine disturbs both sides alike.
 """
 
 import argparse
+import subprocess
+import sys
 import tempfile
-import time
-from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
-import numpy as np
-
+from anser import bench
 from anser.rwkv7 import checkpoint as checkpoints
-from anser.rwkv7.checkpoint import Checkpoint
-from anser.rwkv7.dims import ModelDims
 from anser.rwkv7.engine import Engine
+from shapes import SHAPES, random_tensors
+
+BUSY = "while True: pass"
+PAIRS = 100
 
 
-def random_tensors(dims: ModelDims, seed: int = 1) -> dict[str, np.ndarray]:
-    """Weights of the right shapes and of about the size that training gives them."""
-    rng = np.random.default_rng(seed)
-    tensors = {}
-    for name, shape in dims.shapes().items():
-        scale = shape[-1] ** -0.5 if len(shape) == 2 else 0.1
-        tensors[name] = rng.standard_normal(shape, np.float32) * np.float32(scale)
-        if name.endswith(("ln1.weight", "ln2.weight", "ln_x.weight", "ln_out.weight")):
-            tensors[name] += 1
-    return tensors
+def open_engine(path: Path, threads: int) -> Engine:
+    return Engine(checkpoints.load(path), threads=threads)
 
 
-def median(seconds_each: Callable[[], object], budget: float) -> tuple[float, float]:
-    """Median wall and processor seconds of one call, within about `budget` seconds."""
-    seconds_each()
-    wall, processor = [], []
-    end = time.perf_counter() + budget
-    while len(wall) < 3 or time.perf_counter() < end:
-        start, start_cpu = time.perf_counter(), time.process_time()
-        seconds_each()
-        wall.append(time.perf_counter() - start)
-        processor.append(time.process_time() - start_cpu)
-    return float(np.median(wall)), float(np.median(processor))
-
-
-def measure(path: Path, threads: int, budget: float) -> None:
-    load, _ = median(lambda: Engine(checkpoints.load(path), threads=threads), budget)
-    engine = Engine(checkpoints.load(path), threads=threads)
-    print(f"  {threads} thread(s), {engine.instructions}: load {1e3 * load:.0f} ms")
-    rng = np.random.default_rng(0)
-    for batch in (1, 4, 8):
-        state = engine.new_state(batch)
-        ids = rng.integers(0, engine.dims.n_vocab, batch)
-        wall, cpu = median(lambda s=state, i=ids: engine.step(s, i), budget)
-        times = f"{1e3 * wall:6.2f} ms (processor {1e3 * cpu:6.2f})"
-        print(f"    decode B={batch}: {times}, {batch / wall:5.0f} tok/s")
+def speed(path: Path, threads: int, late: int) -> None:
+    """Print what one engine does; in a fresh process, so that its memory is its own."""
+    engine, load = bench.opened(lambda: open_engine(path, threads))
+    print(f"  {threads} thread(s), {engine.instructions}")
+    resident = "unknown" if load.resident is None else f"{load.resident / 1e6:.1f} MB"
+    print(f"    load {1e3 * load.seconds:.1f} ms (first {1e3 * load.first_seconds:.1f})", end="")
+    print(f", resident {resident} (goals for int8: 20 ms, 45 MB)", flush=True)
+    for batch in (1, 4, 8, 16):
+        step = bench.decode(engine, batch)
+        print(f"    decode B={batch}: {1e3 * step:.2f} ms, {batch / step:.0f} tokens/s", flush=True)
     for length in (512, 2048):
-        state = engine.new_state()
-        ids = rng.integers(0, engine.dims.n_vocab, (1, length))
-        wall, cpu = median(lambda s=state, i=ids: engine.prefill(s, i), budget)
-        rates = f"{length / wall:5.0f} tok/s ({length / cpu:5.0f} a processor second)"
-        print(f"    prefill {length}: {rates}")
+        read = bench.prefill(engine, length)
+        print(f"    prefill {length}: {1e3 * read:.0f} ms, {length / read:.0f} tokens/s")
+    one, eight = (bench.stepping(engine, engine.new_state(n)) for n in (1, 8))
+    print(f"    8 at once over 1, tokens/s: {8 * bench.ratio(one, eight, PAIRS):.2f} (goal 4)")
+    if late:
+        ratio = bench.late_over_early(engine, late, 5 * PAIRS)
+        print(f"    token at {late} over {bench.EARLY}: {ratio:.3f} (goal 1.02)", flush=True)
+
+
+def scaling(path: Path) -> None:
+    """Print what a second thread gains, alone and beside two busy processes."""
+    one, two = (open_engine(path, threads) for threads in (1, 2))
+    steps = [bench.stepping(e, e.new_state()) for e in (one, two)]
+    print(f"  2 threads over 1, decode: {bench.ratio(*steps, PAIRS):.2f} (goal 1.7)")
+    ids = bench.some_ids(one, 1, 2048)
+    reads = [lambda e=e: e.prefill(e.new_state(), ids) for e in (one, two)]
+    print(f"  2 threads over 1, prefill: {bench.ratio(*reads, 3):.2f} (goal 1.7)", flush=True)
+    neighbours = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(2)]
+    try:
+        ratio = bench.ratio(*reversed(steps), 4 * PAIRS)
+    finally:
+        for neighbour in neighbours:
+            neighbour.kill()
+            neighbour.wait()
+    print(f"  beside two busy processes, time of 2 threads over 1: {ratio:.2f} (goal 1.5)")
+
+
+def measure(path: Path, threads: list[int], late: int) -> None:
+    print(f"{path.stem}: {path.stat().st_size / 1e6:.1f} MB")
+    jobs = [(speed, path, n, late) for n in threads] + [(scaling, path)]
+    for job in jobs:
+        with ProcessPoolExecutor(1, get_context("spawn")) as fresh:
+            fresh.submit(*job).result()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, help="a checkpoint file (default: random)")
-    parser.add_argument("--layers", type=int, default=12)
-    parser.add_argument("--width", type=int, default=384)
-    parser.add_argument("--vocab", type=int, default=700)
-    parser.add_argument("--precision", nargs="+", default=["fp32", "fp16", "int8"])
+    parser.add_argument("--shape", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--precision", nargs="+", default=["int8"])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--seconds", type=float, default=1.0, help="spent on each figure")
+    parser.add_argument("--position", type=int, default=0, help="a late one to try: 100000")
     args = parser.parse_args()
     if args.checkpoint:
-        model = checkpoints.load(args.checkpoint)
-    else:
-        d = args.width
-        dims = ModelDims(args.layers, d, args.vocab, 64, 4 * d, 64, 64, 32, 96)
-        model = Checkpoint(dims, random_tensors(dims), {})
-    print(model.dims)
+        return measure(args.checkpoint, args.threads, args.position)
     with tempfile.TemporaryDirectory() as folder:
-        for precision in args.precision:
-            path = Path(folder) / f"{precision}.safetensors"
-            checkpoints.save(path, checkpoints.quantize(model.tensors, precision), {})
-            print(f"{precision}: {path.stat().st_size / 1e6:.1f} MB")
-            for threads in args.threads:
-                measure(path, threads, args.seconds)
-            path.unlink()
+        for shape in args.shape:
+            tensors = random_tensors(SHAPES[shape])
+            for precision in args.precision:
+                path = Path(folder) / f"{shape}-{precision}.safetensors"
+                checkpoints.save(path, checkpoints.quantize(tensors, precision), {})
+                measure(path, args.threads, args.position)
+                path.unlink()
 
 
 if __name__ == "__main__":
