@@ -1,47 +1,48 @@
-"""Our engine beside llama.cpp and the package rwkv: same weights, same machine, one run.
+"""Our engine beside llama.cpp, rwkv.cpp and the package rwkv: same weights, same machine, one run.
 
-    python -m venv PEERS && PEERS/bin/pip install llama-cpp-python     # rwkv torch, if wanted
-    python benchmarks/compare_engines.py --peers PEERS/bin/python
+    python -m venv PEERS && PEERS/bin/pip install llama-cpp-python rwkv torch==2.13.0
+    python benchmarks/compare_engines.py --peers PEERS/bin/python --rwkv-cpp BUILD/librwkv.so
     python benchmarks/compare_engines.py --peers PEERS/bin/python --shape shipped --threads 1
 
-Random weights, exported once and quantised by each side's own means. Every engine is a process of
-its own that waits for a job; the jobs go round in turn, so that a busy machine disturbs all alike.
-Printed are medians over the rounds and our time against the best peer of the same precision.
+Random weights, exported once and quantised by each side's own means; what is missing is left out.
+Every engine is a process of its own that waits for a job; the jobs go round in turn. Printed are
+medians over the rounds [the best], and each peer's time over ours. rwkv.cpp and rwkv read one
+sequence at a time.
 """
 
 import argparse
-import json
-import statistics
+import ctypes
+import os
+import struct
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+from statistics import median
+
+from peers import Peer, has, load_of_the_machine, serve, side_by_side, times
 
 JOBS = {"decode B=1": (1, 1), "decode B=4": (4, 1), "decode B=8": (8, 1), "prefill": (1, 2048)}
-SHAPES = {"music-38M": 16000, "shipped": 1024}  # vocabularies; both have 12 layers of width 384
 PRECISIONS = {"fp32": "F32", "fp16": "F16", "int8": "Q8_0", "int4": "Q4_0"}
 CALLS = 24  # of a decode job, the median of which counts
+VECTORS = (".x_rwkvag", ".x_k", ".k_k", ".k_a", ".r_k", ".w0", ".a0", ".v0")  # in rwkv.cpp's files
 
 
-def seconds(call, calls: int) -> float:
-    """Median seconds of one call."""
-    took = []
-    for _ in range(calls):
-        start = time.perf_counter()
-        call()
-        took.append(time.perf_counter() - start)
-    return statistics.median(took)
+def serve_engine(prepare) -> None:
+    """Answer [batch, length] with the median seconds of `prepare(batch, length)()`."""
 
-
-def serve(prepare) -> None:
-    """Answer each line "batch length" with the seconds that `prepare(batch, length)()` takes."""
-    print("ready", flush=True)
-    for line in sys.stdin:
-        batch, length = map(int, line.split())
+    def answer(batch: int, length: int) -> float | None:
         call = prepare(batch, length)
+        if call is None:
+            return None
         call()
-        print(seconds(call, CALLS if length == 1 else 1), flush=True)
+        return median(times(call, CALLS if length == 1 else 1))
+
+    serve(answer)
+
+
+def some_ids(count: int, vocab: int) -> list[int]:
+    return [i * 7919 % vocab for i in range(1, count + 1)]
 
 
 def serve_ours(path: str, threads: int) -> None:
@@ -54,10 +55,10 @@ def serve_ours(path: str, threads: int) -> None:
 
     def prepare(batch: int, length: int):
         state = engine.new_state(batch)
-        ids = np.arange(batch * length).reshape(batch, length) * 7919 % engine.dims.n_vocab
+        ids = np.array(some_ids(batch * length, engine.dims.n_vocab)).reshape(batch, length)
         return lambda: engine.prefill(state, ids)
 
-    serve(prepare)
+    serve_engine(prepare)
 
 
 def silent_llama():
@@ -82,12 +83,12 @@ def serve_llama(path: str, threads: int) -> None:
         llama.llama_memory_clear(llama.llama_get_memory(context), True)
         tokens = llama.llama_batch_init(batch * length, 0, 1)
         tokens.n_tokens = batch * length
-        position = 0
+        position, ids = 0, some_ids(batch * length, vocab)
 
         def call() -> None:
             nonlocal position
             for i in range(batch * length):
-                tokens.token[i] = i * 7919 % vocab
+                tokens.token[i] = ids[i]
                 tokens.pos[i] = position + i % length
                 tokens.n_seq_id[i], tokens.seq_id[i][0] = 1, i // length
                 tokens.logits[i] = i % length == length - 1
@@ -97,36 +98,76 @@ def serve_llama(path: str, threads: int) -> None:
 
         return call
 
-    serve(prepare)
+    serve_engine(prepare)
 
 
 def serve_rwkv(path: str, threads: int) -> None:
-    import os
-
     os.environ |= {"RWKV_V7_ON": "1", "RWKV_JIT_ON": "1", "RWKV_CUDA_ON": "0"}
     import torch
     from rwkv.model import RWKV
 
     torch.set_num_threads(threads)
     model = RWKV(model=path.removesuffix(".pth"), strategy="cpu fp32")
+    vocab = len(model.z["emb.weight"])
 
     def prepare(batch: int, length: int):
         if batch > 1:
-            raise ValueError("one sequence only")
-        state = None
+            return None
+        state, ids = None, some_ids(length, vocab)
 
         def call() -> None:
             nonlocal state
-            _, state = model.forward([i * 7919 % 1000 for i in range(length)], state)
+            _, state = model.forward(ids, state)
 
         return call
 
-    serve(prepare)
+    serve_engine(prepare)
 
 
-def quantise_llama(source: str, target: str, kind: str) -> None:
-    import ctypes
+def rwkv_cpp():
+    """Open rwkv.cpp's library, which the environment names."""
+    library = ctypes.CDLL(os.environ["RWKV_CPP"])
+    library.rwkv_init_from_file.restype = ctypes.c_void_p
+    library.rwkv_get_state_len.restype = library.rwkv_get_n_vocab.restype = ctypes.c_size_t
+    return library
 
+
+def serve_rwkv_cpp(path: str, threads: int) -> None:
+    library = rwkv_cpp()
+    context = ctypes.c_void_p(library.rwkv_init_from_file(path.encode(), threads, 0))
+    vocab = library.rwkv_get_n_vocab(context)
+    state = (ctypes.c_float * library.rwkv_get_state_len(context))()
+    logits = (ctypes.c_float * vocab)()
+
+    def prepare(batch: int, length: int):
+        if batch > 1:
+            return None
+        library.rwkv_init_state(context, state)
+        ids = (ctypes.c_uint32 * length)(*some_ids(length, vocab))
+        count, chunk = ctypes.c_size_t(length), ctypes.c_size_t(64)
+        if length == 1:
+            return lambda: library.rwkv_eval(context, ids[0], state, state, logits)
+        read = library.rwkv_eval_sequence_in_chunks
+        return lambda: read(context, ids, count, chunk, state, state, logits)
+
+    serve_engine(prepare)
+
+
+SERVERS = {
+    "ours": serve_ours,
+    "llama.cpp": serve_llama,
+    "rwkv.cpp": serve_rwkv_cpp,
+    "rwkv": serve_rwkv,
+}
+
+
+def quantise(source: str, target: str, kind: str) -> None:
+    """Write a file at another precision by the means of the program that it is for."""
+    if target.endswith(".bin"):
+        done = rwkv_cpp().rwkv_quantize_model_file(source.encode(), target.encode(), kind.encode())
+        if not done & 0xFF:
+            raise SystemExit(f"rwkv.cpp cannot make {kind}")
+        return
     llama = silent_llama()
     options = llama.llama_model_quantize_default_params()
     options.ftype, options.pure = getattr(llama, f"LLAMA_FTYPE_MOSTLY_{kind}"), kind != "F16"
@@ -134,125 +175,115 @@ def quantise_llama(source: str, target: str, kind: str) -> None:
         raise SystemExit(f"llama.cpp cannot make {kind}")
 
 
-class Peer:
-    """An engine in a process of its own."""
+def halve(source: Path, target: Path) -> None:
+    """Write rwkv.cpp's file with its matrices in half precision, as its converter does."""
+    from anser.rwkv7 import convert
 
-    def __init__(self, name: str, python: str, *command: str) -> None:
-        self.name = name
-        self._process = subprocess.Popen(
-            [python, __file__, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, text=True,
-        )  # fmt: skip
-        if self._process.stdout.readline() != "ready\n":
-            raise OSError(f"{name} does not start")
-
-    def seconds(self, batch: int, length: int) -> float:
-        """Median seconds of one call; infinite once the process has ended."""
-        try:
-            self._process.stdin.write(f"{batch} {length}\n")
-            self._process.stdin.flush()
-            return float(self._process.stdout.readline() or "inf")
-        except BrokenPipeError:
-            return float("inf")
-
-    def close(self) -> None:
-        self._process.stdin.close()
-        self._process.wait()
+    header = bytearray(source.read_bytes()[:24])
+    header[20:24] = struct.pack("<i", 1)
+    with target.open("wb") as file:
+        file.write(header)
+        for name, tensor in convert.read_rwkv_cpp(source).items():
+            is_matrix = tensor.ndim > 1 and not name.endswith(VECTORS)
+            key = name.encode()
+            file.write(struct.pack("<3i", tensor.ndim, len(key), is_matrix))
+            file.write(struct.pack(f"<{tensor.ndim}i", *tensor.shape[::-1]) + key)
+            file.write(tensor.astype("<f2" if is_matrix else "<f4").tobytes())
 
 
-def has(python: str, module: str) -> bool:
-    """Say whether an interpreter can import a module; tell the reader if not."""
-    done = subprocess.run([python, "-c", f"import {module}"], capture_output=True)
-    if done.returncode:
-        print(f"no {module} in {python}: left out (pip install it there, or name --peers)")
-    return done.returncode == 0
-
-
-def export(folder: Path, vocab: int, python: str) -> None:
-    """Write the weights in each precision and form."""
-    import numpy as np
-
+def export(folder: Path, shape: str, precisions: list[str], peers: dict[str, str]) -> None:
+    """Write the weights in each precision, and in the form of each peer."""
     from anser.rwkv7 import checkpoint, convert
-    from anser.rwkv7.dims import ModelDims
-    from engine import random_tensors
+    from shapes import SHAPES, random_tensors
 
-    dims = ModelDims(12, 384, vocab, 64, 1536, 64, 64, 32, 96)
-    tensors = random_tensors(dims)
-    for name, shape in dims.optional_shapes().items():  # which the other programs want
-        if name.startswith("blocks.0.") and not name.endswith(("state", "output.bias")):
-            tensors[name] = np.full(shape, float(name.endswith("ln0.weight")), np.float32)
-    for precision, kind in PRECISIONS.items():
+    tensors = random_tensors(SHAPES[shape])
+    if "llama.cpp" in peers:
+        convert.write_weights(folder / "F32.gguf", tensors)
+    if "rwkv" in peers:
+        convert.write_weights(folder / "F32.pth", tensors)
+    if "rwkv.cpp" in peers:
+        convert.write_weights(folder / "F32.bin", tensors)
+        halve(folder / "F32.bin", folder / "F16.bin")
+    for precision in precisions:
         quantised = checkpoint.quantize(tensors, precision)
         checkpoint.save(folder / f"{precision}.safetensors", quantised, {})
-        if precision == "fp32":
-            convert.write_weights(folder / "F32.gguf", tensors)
-        elif has(python, "llama_cpp"):
-            files = [str(folder / f"{k}.gguf") for k in ("F32", kind)]
-            subprocess.run([python, __file__, "--quantise", *files, kind], check=True)
+        for peer, source in (("llama.cpp", "F32.gguf"), ("rwkv.cpp", "F16.bin")):
+            target = Path(source).with_stem(PRECISIONS[precision])
+            if peer in peers and not (folder / target).exists():
+                files = [str(folder / source), str(folder / target), PRECISIONS[precision]]
+                subprocess.run(
+                    [peers[peer], __file__, "--quantise", *files],
+                    check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                )  # fmt: skip
 
 
-def compare(folder: Path, threads: int, precisions: list[str], rounds: int, python: str) -> None:
+def start(folder: Path, precision: str, threads: int, pythons: dict[str, str]) -> list[Peer]:
+    kind = PRECISIONS[precision]
+    files = {"llama.cpp": f"{kind}.gguf", "rwkv.cpp": f"{kind}.bin", "rwkv": f"{kind}.pth"}
+    started = []
+    for name, python in {"ours": sys.executable, **pythons}.items():
+        path = folder / files.get(name, f"{precision}.safetensors")
+        if path.exists():
+            started.append(Peer(name, python, __file__, "--serve", name, str(path), str(threads)))
+    return started
+
+
+def compare(engines: list[Peer], head: str, jobs: list[str], rounds: int) -> None:
     """Time every job on every engine in turn, and print the medians."""
-    for precision in precisions:
-        kind = PRECISIONS[precision]
-        commands = {"anser": (sys.executable, "ours", str(folder / f"{precision}.safetensors"))}
-        if has(python, "llama_cpp"):
-            commands[f"llama.cpp {kind}"] = (python, "llama", str(folder / f"{kind}.gguf"))
-        if precision == "fp32" and (folder / "rwkv.pth").exists():
-            commands["rwkv"] = (python, "rwkv", str(folder / "rwkv.pth"))
-        peers = [
-            Peer(name, interpreter, "--serve", which, path, str(threads))
-            for name, (interpreter, which, path) in commands.items()
+    for job in jobs:
+        batch, length = JOBS[job]
+        taken: dict[str, list[float]] = {engine.name: [] for engine in engines}
+        for _ in range(rounds if length == 1 else max(3, rounds // 3)):
+            for engine in engines:
+                measured = engine.ask(batch, length)
+                if measured is not None:
+                    taken[engine.name].append(measured)
+        cells = [
+            f"{name} {1e3 * median(t):.2f} ms [{1e3 * min(t):.2f}]"
+            + (f" {side_by_side(taken['ours'], t)}" if name != "ours" else "")
+            for name, t in taken.items()
+            if len(t) == len(taken["ours"])
         ]
-        for job, (batch, length) in JOBS.items():
-            times = {peer.name: [] for peer in peers}
-            for _ in range(rounds if length == 1 else max(3, rounds // 3)):
-                for peer in peers:
-                    times[peer.name].append(peer.seconds(batch, length))
-            ratios = [
-                statistics.median(t / o for t, o in zip(theirs, times["anser"], strict=True))
-                for name, theirs in times.items()
-                if name != "anser"
-            ]
-            cells = "  ".join(
-                f"{name} {1e3 * statistics.median(t):8.2f} ms [{1e3 * min(t):.2f}]"
-                for name, t in times.items()
-            )
-            ratio = f"  x{min(ratios):.2f}" if ratios else ""
-            print(f"  {threads} thread(s) {precision} {job:10}  {cells}{ratio}", flush=True)
-        for peer in peers:
-            peer.close()
+        print(f"  {head} {job:10}  {'   '.join(cells)}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peers", default=sys.executable, help="a Python that has the others")
-    parser.add_argument("--shape", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--rwkv-cpp", metavar="FILE", help="rwkv.cpp's library, librwkv.so")
+    parser.add_argument("--shape", nargs="+", default=["music-38M", "shipped"])
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--quantise", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
-        which, path, threads = args.serve
-        servers = {"ours": serve_ours, "llama": serve_llama, "rwkv": serve_rwkv}
-        return servers[which](path, int(threads))
+        name, path, threads = args.serve
+        return SERVERS[name](path, int(threads))
     if args.quantise:
-        return quantise_llama(*args.quantise)
-    print(json.dumps({"load of the machine": Path("/proc/loadavg").read_text().split()[:3]}))
+        return quantise(*args.quantise)
+    pythons = {}
+    for name, modules in (("llama.cpp", "llama_cpp"), ("rwkv", "rwkv, torch")):
+        if has(args.peers, modules):
+            pythons[name] = args.peers
+    if args.rwkv_cpp:
+        os.environ["RWKV_CPP"] = str(Path(args.rwkv_cpp).resolve())
+        pythons["rwkv.cpp"] = sys.executable
+    print(f"load of the machine: {load_of_the_machine()}")
     for shape in args.shape:
-        print(f"{shape}: medians [best]; x = peer's time over ours, median of the rounds")
+        print(f"{shape}: medians [best]; x = a peer's time over ours, median of the rounds")
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            export(folder, SHAPES[shape], args.peers)
-            if has(args.peers, "rwkv, torch"):
-                from anser.rwkv7 import checkpoint, convert
-
-                full = checkpoint.load(folder / "fp32.safetensors").tensors
-                convert.write_weights(folder / "rwkv.pth", full)
+            export(folder, shape, args.precision, pythons)
             for threads in args.threads:
-                compare(folder, threads, args.precision, args.rounds, args.peers)
+                for precision in args.precision:
+                    engines = start(folder, precision, threads, pythons)
+                    head = f"{threads} thread(s) {precision}"
+                    compare(engines, head, args.jobs, args.rounds)
+                    for engine in engines:
+                        engine.close()
 
 
 if __name__ == "__main__":
