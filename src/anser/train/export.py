@@ -20,7 +20,7 @@ def main() -> None:
     )
     parser.add_argument("trained", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--precision", choices=["fp32", "fp16", "int8"], default="int8")
+    parser.add_argument("--precision", choices=["fp32", "fp16", "int8", "int4"], default="int8")
     parser.add_argument("--note", nargs="*", default=[], metavar="KEY=TEXT", help="more metadata")
     given = parser.parse_args()
     trained = checkpoint.load(given.trained)
