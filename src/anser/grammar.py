@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anser import vocab
-from anser.codec import MAX_DURATION
+from anser.codec import GRID_NOTE, MAX_DURATION
 from anser.ranges import pitch_range
 from anser.rules import MOST_NOTES
 
@@ -172,12 +172,16 @@ class CellGrammar(Spelling):
         self._in_range = np.zeros(128, dtype=bool)
         self._in_range[low : high + 1] = True
         self._until = np.zeros(128, dtype=np.int64) if sounding is None else sounding.copy()
-        self._n_notes = 0
+        self._notes: list[tuple[int, int, int, int]] = []
 
     @property
     def n_notes(self) -> int:
         """Number of notes written."""
-        return self._n_notes
+        return len(self._notes)
+
+    def notes(self, since: int = 0) -> NDArray[np.void]:
+        """Return the GRID_NOTEs written, those before `since` left out."""
+        return np.array(self._notes[since:], dtype=GRID_NOTE)
 
     def sounding(self) -> NDArray[np.int64]:
         """Return until which position of the next bar each pitch still sounds."""
@@ -185,14 +189,14 @@ class CellGrammar(Spelling):
 
     def _strike(self, pitch: int) -> None:
         self._until[pitch] = self._position + self._duration
-        self._n_notes += 1
+        self._notes.append((self._position, self._duration, pitch, self._velocity))
 
     def _choose(self) -> Choices:
         positions = np.zeros(self._length, dtype=bool)
         longest = np.zeros(128, dtype=np.int64)
-        if self._n_notes == MOST_NOTES:
+        if len(self._notes) == MOST_NOTES:
             return Choices(True, positions, longest)
-        free_from = int(np.where(self._in_range, self._until, np.iinfo(np.int64).max).min())
+        free_from = int(self._until[self._in_range].min())
         positions[max(self._position + 1, free_from) :] = True
         if self._position >= 0:
             longest[self._in_range & (self._until <= self._position)] = MAX_DURATION

@@ -163,6 +163,7 @@ class _Writing:
         self._cells: list[list[CellReport]] = [[] for _ in self._rngs]
         self._ground = self._make_ground() if request.rules else None
         self._written = [Sounding() for _ in self._rngs]  # per take, where there are rules
+        self._rows = list(range(request.takes))  # which take each row of the state belongs to
         # per take and track: until when each pitch sounds, and after which bar that was counted
         self._sounding: list[dict[int, tuple[int, NDArray[np.int64]]]] = [{} for _ in self._rngs]
 
@@ -174,8 +175,8 @@ class _Writing:
         state, logits = state.repeat(n_takes), np.repeat(logits, n_takes, axis=0)
         yield from self._write_cell(first.cell, state, logits)
         for segment in others:
-            given = np.tile(segment.given.astype(np.int64), (n_takes, 1))
-            logits = self._engine.prefill(state, given)
+            given = [vocab.END, *segment.given.tolist()]  # the end of each take's last answer
+            logits = self._engine.prefill(state, np.tile(np.array(given), (n_takes, 1)))
             yield from self._write_cell(segment.cell, state, logits)
 
     def takes(self) -> list[Take]:
@@ -192,34 +193,30 @@ class _Writing:
     def _write_cell(
         self, cell: Cell, state: State, logits: NDArray[np.float32]
     ) -> Iterator[Decided]:
-        """Write one cell of every take; rows of finished takes move to the end of the batch."""
-        takes = list(range(self._request.takes))  # which take each row of the state belongs to
-        answers = {take: _Answer(self._grammar(take, cell)) for take in takes}
-        n_writing = len(takes)
+        """Write one cell of every take; rows of finished takes move to the end of the batch.
+
+        The id `end` is left to be read with what is given next.
+        """
+        answers = [_Answer(self._grammar(take, cell)) for take in range(self._request.takes)]
+        rows, n_writing = self._rows, len(self._rows)
         while n_writing:
-            row = 0
-            while row < n_writing:
-                take, answer = takes[row], answers[takes[row]]
+            for row, take in enumerate(rows[:n_writing]):
+                answer = answers[take]
                 n_before = answer.n_notes
                 answer.write(logits[row], self._request.sampling, self._rngs[take])
                 if answer.n_notes > n_before:
-                    yield Decided(take, cell, self._ticks(cell, answer)[-1:], cell_is_done=False)
+                    notes = self._ticks(cell, answer, since=n_before)
+                    yield Decided(take, cell, notes, cell_is_done=False)
                 if answer.grammar.done:
-                    self._keep(take, cell, answer)
-                    yield Decided(take, cell, self._ticks(cell, answer)[:0], cell_is_done=True)
-                row += 1
-            writing = [row for row in range(n_writing) if not answers[takes[row]].grammar.done]
-            # every id reaches its take's state, also the last one of a cell
-            ids = np.array([answers[take].ids[-1] for take in takes[:n_writing]], dtype=np.int64)
-            logits = self._engine.step(state.rows(n_writing), ids)
-            if len(writing) < n_writing:
-                order = [*writing, *(r for r in range(n_writing) if r not in writing)]
-                order += range(n_writing, len(takes))
-                state.reorder(order)
-                takes = [takes[r] for r in order]
-                logits = logits[writing]
-                n_writing = len(writing)
-        state.reorder([takes.index(take) for take in range(len(takes))])
+                    yield Decided(take, cell, self._keep(take, cell, answer)[:0], cell_is_done=True)
+            for row in reversed(range(n_writing)):
+                if answers[rows[row]].grammar.done:
+                    n_writing -= 1
+                    rows[row], rows[n_writing] = rows[n_writing], rows[row]
+                    _swap(state, row, n_writing)
+            if n_writing:
+                ids = np.array([answers[take].ids[-1] for take in rows[:n_writing]])
+                logits = self._engine.step(state.rows(n_writing), ids)
 
     def _instrument(self, cell: Cell) -> tuple[int, tuple[int, int]]:
         """Return the program that a cell is written for, and the pitches it plays."""
@@ -246,7 +243,8 @@ class _Writing:
         until = np.maximum(until - self._lengths[since:bar].sum(dtype=np.int64), 0)
         return CellGrammar(int(self._lengths[bar]), program, until, pitches)
 
-    def _keep(self, take: int, cell: Cell, answer: _Answer) -> None:
+    def _keep(self, take: int, cell: Cell, answer: _Answer) -> NDArray[np.void]:
+        """Take note of a finished answer; returns its notes."""
         track, bar = cell
         notes = self._ticks(cell, answer)
         if self._ground is not None:
@@ -258,11 +256,15 @@ class _Writing:
         rules = self._request.rules.get(cell, NO_RULES)
         report = CellReport(track, bar, asked, answer.n_notes, answer.log_likelihood, rules)
         self._cells[take].append(report)
+        return notes
 
-    def _ticks(self, cell: Cell, answer: _Answer) -> NDArray[np.void]:
+    def _ticks(self, cell: Cell, answer: _Answer, since: int = 0) -> NDArray[np.void]:
+        """Return the notes (NOTE) of an answer, those before `since` left out."""
+        if isinstance(answer.grammar, CellGrammar):
+            return codec.to_ticks(self._request.song, cell[1], answer.grammar.notes(since))
         if isinstance(answer.grammar, Ruled):
-            return answer.grammar.notes
-        return codec.to_ticks(self._request.song, cell[1], codec.decode(answer.ids))
+            return answer.grammar.notes[since:]
+        raise TypeError(type(answer.grammar).__name__)
 
 
 @dataclass
@@ -286,6 +288,13 @@ class _Answer:
         self.grammar.advance(drawn.token)
         self.ids.append(drawn.token)
         self.log_likelihood += drawn.log_likelihood
+
+
+def _swap(state: State, one: int, other: int) -> None:
+    """Exchange two sequences of a state."""
+    if one != other:
+        for part in (state.shift, state.wkv):
+            part[[one, other]] = part[[other, one]]
 
 
 def _playable(song: Song, track: int) -> tuple[int, int]:

@@ -48,18 +48,20 @@ def pick(
     settings.
     """
     chance = generator.random()
-    ids = np.flatnonzero(allowed)
+    ids = allowed.nonzero()[0]
     x = logits[ids].astype(np.float64)
     x -= x.max()
-    log_sum = float(np.log(np.exp(x).sum()))
+    p = np.exp(x)
+    log_sum = float(np.log(p.sum()))
     if sampling.temperature == 0:
         at = int(x.argmax())
         return Pick(int(ids[at]), float(x[at]) - log_sum)
-    p = np.exp(x / sampling.temperature)
+    if sampling.temperature != 1:
+        p = np.exp(x / sampling.temperature)
     p /= p.sum()
-    order = np.argsort(-p, kind="stable")
+    likely = (p >= sampling.min_p * p.max()).nonzero()[0]  # sorting these alone is quicker
+    order = likely[np.argsort(-p[likely], kind="stable")]
     cumulative = np.cumsum(p[order])
-    n_kept = int(np.searchsorted(cumulative, sampling.top_p)) + 1
-    n_kept = min(n_kept, int((p >= sampling.min_p * p[order[0]]).sum()))
-    at = int(order[np.searchsorted(cumulative[:n_kept], chance * cumulative[n_kept - 1])])
+    n_kept = min(int(cumulative.searchsorted(sampling.top_p)) + 1, len(order))
+    at = int(order[cumulative[:n_kept].searchsorted(chance * cumulative[n_kept - 1])])
     return Pick(int(ids[at]), float(x[at]) - log_sum)
