@@ -122,3 +122,12 @@ def test_ids_are_what_the_engine_reads():
     assert all(
         (s.given < vocab.N_USED).all() and (s.given != vocab.PAD).all() for s in made.segments
     )
+
+
+def test_what_is_held_is_shown_before_its_answer():
+    song = codec.encode(band())
+    held = song.cell(0, 3)[:4]
+    made = prompt.make(song, Selection.of([0], [3, 4]), held={(0, 3): held, (0, 4): held[:0]})
+    given = made.segments[0].given
+    assert names(given)[-5:] == ["held", *names(held)]
+    assert "held" not in names(made.segments[1].given)

@@ -182,6 +182,17 @@ def test_locked_notes_are_the_same_events():
     assert len(after) == len(stay) + take.n_notes > 6
 
 
+def test_the_model_reads_what_stays_before_it_writes():
+    engine = FakeEngine(TALKATIVE)
+    rules = everywhere(FIRST_TWO, beats=(2, 4))
+    infill(engine, Request(QUARTERS, FIRST_TWO, rules=rules, sampling=WILD))
+    read = [vocab.name(row[0]) for row in engine.read]
+    at = read.index("held")
+    pitches = [name for name in read[at : read.index("fill") + 40] if name.startswith("pitch")]
+    assert read[at - 1].startswith("program")
+    assert pitches[:2] == ["pitch_60", "pitch_61"]
+
+
 def test_part_of_a_bar():
     take = write(QUARTERS, FIRST_TWO, everywhere(FIRST_TWO, beats=(2, 4)))
     offsets = take.notes[0]["onset"] % 1920

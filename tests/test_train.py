@@ -108,6 +108,22 @@ def test_controls_are_asked_for_in_every_subset_and_are_true(shard):
     assert any("chords" in s for s in subsets)
 
 
+def test_what_is_held_is_part_of_the_answer(shard):
+    song = shard.songs[1]
+    shares = []
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        selection = draw_selection(song, rng)
+        for cell, held in examples.draw_held(song, selection, rng).items():
+            answer = codec.decode(song.cell(*cell)).tolist()
+            stands = codec.decode(held).tolist()
+            assert cell in selection.cells
+            assert set(stands) <= set(answer)
+            shares.append(len(stands) / len(answer))
+    assert 0 < np.mean(shares) < 1
+    assert {0.0, 1.0} <= set(shares)
+
+
 def test_sources_are_weighted(shard):
     shares = Examples(shard).shares
     weights = examples.SOURCE_WEIGHTS

@@ -21,6 +21,7 @@ from anser.grammar import CellGrammar, Spelling
 from anser.ground import Ground, Sounding
 from anser.prompt import Cell, Prompt, Window
 from anser.ranges import pitch_range
+from anser.room import held
 from anser.rules import NO_RULES, Rules
 from anser.ruling import Ruled, ruled
 from anser.rwkv7.engine import Engine, State
@@ -152,16 +153,16 @@ class _Writing:
         song = codec.encode(request.song)
         self._lengths = song.lengths
         self._programs = song.programs
-        self._prompt: Prompt = prompt.make(
-            song, request.selection, request.controls, request.window
-        )
         self._pitches = {t: _playable(request.song, t) for t in request.selection.tracks}
+        self._ground = self._make_ground() if request.rules else None
+        self._prompt: Prompt = prompt.make(
+            song, request.selection, request.controls, request.window, self._held()
+        )
         self._rngs = [np.random.default_rng((request.seed, n)) for n in range(request.takes)]
         self._notes: list[dict[int, list[NDArray[np.void]]]] = [
             {t: [] for t in request.selection.tracks} for _ in self._rngs
         ]
         self._cells: list[list[CellReport]] = [[] for _ in self._rngs]
-        self._ground = self._make_ground() if request.rules else None
         self._written = [Sounding() for _ in self._rngs]  # per take, where there are rules
         self._rows = list(range(request.takes))  # which take each row of the state belongs to
         # per take and track: until when each pitch sounds, and after which bar that was counted
@@ -231,6 +232,15 @@ class _Writing:
             program, pitches = self._instrument(cell)
             instruments[cell] = program == vocab.DRUMS, pitches
         return Ground(self._request.song, self._request.rules, instruments, self._request.earlier)
+
+    def _held(self) -> dict[Cell, NDArray[np.uint16]]:
+        """Return the ids of what stays in each selected cell."""
+        if self._ground is None:
+            return {}
+        return {
+            cell: held(here, is_drum=self._instrument(cell)[0] == vocab.DRUMS)
+            for cell, here in self._ground.rooms.items()
+        }
 
     def _grammar(self, take: int, cell: Cell) -> Spelling:
         ground, written = self._ground, self._written[take]

@@ -13,11 +13,12 @@ right before each answer:
                                              unselected cells play in this bar, then its answers
 
     bar    = bar [numerator denominator]     the meter where it changes
-    answer = answer track program [reference cell likeness] [controls] cell end
+    answer = answer track program [held cell] [reference cell likeness] [controls] cell end
 
 Silent cells are left out, except in answers. Where unselected bars between two selected ones are
 many, only the last few are played through, after a `jump`. The model writes the cell and its `end`
-of each answer; all else is given.
+of each answer; all else is given. What stands in an answered cell already is held: it is shown
+before, and written again in its place.
 """
 
 from __future__ import annotations
@@ -111,14 +112,16 @@ def make(
     selection: Selection,
     controls: Mapping[Cell, Controls] | None = None,
     window: Window = Window(),
+    held: Mapping[Cell, NDArray[np.uint16]] | None = None,
 ) -> Prompt:
     """Lay out what the model reads before and between its answers.
 
-    `controls` may name any selected cell. Raises `SelectionError` when the selection is empty,
+    `controls` may name any selected cell, and so may `held`: the ids of notes that the answer will
+    have for certain. Raises `SelectionError` when the selection is empty,
     names cells that the song has not, or has more tracks than a prompt can name.
     """
     _check(song, selection)
-    controls = controls or {}
+    controls, held = controls or {}, held or {}
     bars = selection.bars
     first, last = bars[0], bars[-1]
     tracks = _shown_tracks(song, selection, window)
@@ -145,6 +148,9 @@ def make(
                 wish = controls.get((track, bar), NO_CONTROLS)
                 program = int(song.programs[track]) if wish.program is None else wish.program
                 layout.add(vocab.ANSWER, vocab.TRACK + place, vocab.PROGRAM + program)
+                if len(held.get((track, bar), ())):
+                    layout.add(vocab.HELD)
+                    layout.parts.append(held[track, bar])
                 if wish.likeness is not None and wish.reference is not None:
                     layout.add(vocab.REFERENCE)
                     layout.parts.append(song.cell(track, wish.reference))

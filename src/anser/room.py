@@ -203,6 +203,12 @@ def staying(song: Song, cell: Cell, rules: Rules) -> list[tuple[int, int, int, i
     return [item.note for item in _items(song, cell, rules, length) if item.stays]
 
 
+def held(here: Room, *, is_drum: bool) -> NDArray[np.uint16]:
+    """Return the ids of the notes that stay, as the cell will spell them."""
+    notes = [(i.position, i.duration, i.pitch, i.velocity) for i in here.items if i.stays]
+    return codec.encode_cell(np.array(notes, dtype=codec.GRID_NOTE), is_drum=is_drum)
+
+
 def _once(staying: list[Item]) -> list[Item]:
     """Leave out all but the longest of the notes that are one on the grid."""
     longest: dict[Place, Item] = {}

@@ -61,6 +61,7 @@ FAMILIES: Final = (
     ("reference", 1),  # begins the cell that an answer is to be like; its likeness follows
     ("likeness", 6),
     ("chord", 97),  # root + 12 * quality; the last is "no chord"
+    ("held", 1),  # begins the notes of the answered cell that stand already
 )
 
 
@@ -100,6 +101,7 @@ PITCH: Final = FIRST["pitch"]
 DRUM: Final = FIRST["drum"]
 DENSITY: Final = FIRST["density"]
 REFERENCE: Final = FIRST["reference"]
+HELD: Final = FIRST["held"]
 
 
 def _value(family: str, i: int) -> int:

@@ -8,7 +8,7 @@ instrument's range. Same seed and number, same example, whoever makes it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -58,11 +58,12 @@ class Request:
 
     controls: Mapping[prompt.Cell, Controls]
     window: Window
+    held: Mapping[prompt.Cell, NDArray[np.uint16]] = field(default_factory=dict)
 
 
 def spell(song: Encoded, selection: Selection, request: Request) -> Example:
     """Lay an example out as Anser's own prompt with the song's cells as answers."""
-    made = prompt.make(song, selection, request.controls, request.window)
+    made = prompt.make(song, selection, request.controls, request.window, request.held)
     return Example(*prompt.with_answers(made, song))
 
 
@@ -115,7 +116,7 @@ def draw_controls(
     share_of_controls = rng.choice([0.12, 0.4, 1.0], p=[0.5, 0.35, 0.15])
     names = [name for name in MEASURED if rng.random() < share_of_controls]
     names += ["density"] if rng.random() < 0.4 and "density" not in names else []
-    is_like = rng.random() < 0.25
+    is_like = rng.random() < 0.3
     harmony = _harmony(song, selection) if rng.random() < 0.3 else {}
     asked: dict[prompt.Cell, Controls] = {}
     for track, bar in sorted(selection.cells):
@@ -141,14 +142,43 @@ def _harmony(song: Encoded, selection: Selection) -> dict[int, Chords]:
 def _draw_reference(song: Encoded, cell: prompt.Cell, rng: np.random.Generator) -> int:
     """Draw a bar of the cell's track to be like, as a rule one of the sixteen on either side.
 
-    One in ten is the cell itself, so that asking for a copy, or a variation of it, is learnt.
+    One in four is the cell itself, so that asking for a copy, or a variation of it, is learnt.
     """
     track, bar = cell
-    if rng.random() < 0.1:
+    if rng.random() < 0.25:
         return bar
     near = np.arange(max(bar - 16, 0), min(bar + 17, song.n_bars))
     playing = near[song.n_notes[track, near] > 0]
     return int(rng.choice(playing if len(playing) else near))
+
+
+def draw_held(
+    song: Encoded, selection: Selection, rng: np.random.Generator
+) -> dict[prompt.Cell, NDArray[np.uint16]]:
+    """Let some notes of the cells stand already, as locks and parts of bars leave them.
+
+    Seven examples in eight have none.
+    """
+    if rng.random() >= 0.125:
+        return {}
+    kind = rng.choice(3, p=[0.5, 0.3, 0.2])
+    start, stop = np.sort(rng.random(2))
+    held = {}
+    for track, bar in sorted(selection.cells):
+        notes = codec.decode(song.cell(track, bar))
+        if not len(notes):
+            continue
+        if kind == 0:  # what lies outside some part of the bar
+            at = notes["position"] / song.lengths[bar]
+            stands = (at < start) | (at >= stop)
+        elif kind == 1:  # what lies on one side of a pitch
+            stands = notes["pitch"] <= rng.choice(notes["pitch"])
+            stands = stands if start < 0.5 else ~stands
+        else:  # any notes
+            stands = rng.random(len(notes)) < start
+        is_drum = bool(song.programs[track] == vocab.DRUMS)
+        held[track, bar] = codec.encode_cell(notes[stands], is_drum=is_drum)
+    return held
 
 
 def transposition_range(song: Encoded) -> tuple[int, int]:
@@ -204,7 +234,8 @@ class Examples:
             song = vary(song, int(rng.integers(down, up + 1)), rng)
         while True:
             selection = draw_selection(song, rng)
-            request = Request(draw_controls(song, selection, rng), draw_window(rng))
+            controls, window = draw_controls(song, selection, rng), draw_window(rng)
+            request = Request(controls, window, draw_held(song, selection, rng))
             example = layout(song, selection, request)
             if len(example.ids) <= MAX_IDS:
                 return example
