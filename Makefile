@@ -27,7 +27,7 @@ check: $(STAMPS)/dev  ## format, lint, types, tests: all that a change must pass
 	$(BIN)/pytest
 
 bench: $(STAMPS)/anser  ## measure the engine on this machine; benchmarks/ compares with others
-	$(BIN)/python benchmarks/engine.py --checkpoint src/anser/data/anser-1.safetensors
+	$(BIN)/python benchmarks/engine.py --checkpoint src/anser/data/anser-2.safetensors
 
 ENGINE := native/rwkv7.cpp native/kernels.cpp tests/native/fingerprint.cpp
 ENGINE_FLAGS := -std=c++17 -ffp-contract=off -Wno-psabi -Inative -pthread -DANSER_NAME=portable \

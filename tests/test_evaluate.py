@@ -35,7 +35,7 @@ def repeating_song():
 def example(song, selection, window=Window()):
     made = prompt.make(song, selection, window=window)
     n_notes = int(sum(song.n_notes[cell] for cell in selection.cells))
-    return heldout.Heldout(song, 0, made, n_notes)
+    return heldout.Heldout(song, 0, made, made, n_notes)
 
 
 def test_a_model_that_knows_nothing_scores_the_size_of_the_vocabulary():
@@ -89,7 +89,7 @@ def test_the_weights_of_copying_are_fitted():
 
 def test_examples_depend_on_their_seed_alone():
     shard = Shard((repeating_song(), codec.encode(band())), ("x", "y"), ("a", "b"))
-    one, more = (heldout.draw(shard, n, 1, {"density"}) for n in (3, 6))
+    one, more = (heldout.draw(shard, n, 1) for n in (3, 6))
     for a, b in zip(one, more, strict=False):
         assert a.piece == b.piece
         assert [s.cell for s in a.made.segments] == [s.cell for s in b.made.segments]

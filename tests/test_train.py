@@ -6,7 +6,7 @@ from anser.chords import recognize
 from anser.codec import encode
 from anser.controls import likeness, measure
 from anser.rwkv7 import checkpoint
-from anser.train import examples, shards
+from anser.train import examples, export, shards
 from anser.train.examples import ALIGN, Examples, Request, batch, draw_selection, spell
 from anser.train.shards import Shard
 from songs import band
@@ -144,6 +144,23 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(folder):
     assert one.metadata["vocab"] == vocab.fingerprint()
     for name, tensor in one.tensors.items():
         np.testing.assert_allclose(tensor, other.tensors[name], atol=1e-6, err_msg=name)
+
+
+def test_weights_kept_on_the_way_are_averaged(folder, monkeypatch):
+    settings = train_config.TrainConfig.of_size("tiny", steps=3, ids_per_step=2048, warmup=1)
+    output = folder / "kept.safetensors"
+    loop.train(settings, loop.Run(folder, output, valid_every=1, keeps=True))
+    kept = [folder / f"kept-{step}.safetensors" for step in (1, 2)]
+    mean = folder / "mean.safetensors"
+    command = ["export", *map(str, kept), "-o", str(mean), "--precision", "fp32"]
+    monkeypatch.setattr("sys.argv", command)
+    export.main()
+    one, two, made = (checkpoint.load(path) for path in (*kept, mean))
+    assert made.metadata["train.stopped_after_step"] == "1 2"
+    assert made.metadata["train.steps"] == "3"
+    for name, tensor in made.tensors.items():
+        half = (np.asarray(one.tensors[name]) + np.asarray(two.tensors[name])) / 2
+        np.testing.assert_allclose(tensor, half, atol=1e-6, err_msg=name)
 
 
 def test_training_learns(folder):

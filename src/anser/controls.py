@@ -54,10 +54,10 @@ class Controls:
     lengths: frozenset[str] | None = None  # the classes of durations present, of LENGTHS
     register: float | None = None  # mean pitch; bins of six semitones
     span: int | None = None  # semitones from the lowest to the highest pitch
-    classes: frozenset[int] | None = None  # the pitch classes present, C = 0
+    pitch_classes: frozenset[int] | None = None  # the pitch classes present, C = 0
     silence: float | None = None  # share of the bar in which no note of the cell sounds, 0..1
     loudness: float | None = None  # mean velocity, 1..127; bins of sixteen
-    grid: str | None = None  # the coarsest of GRIDS that holds every onset
+    subdivision: str | None = None  # the coarsest of GRIDS that holds every onset
     syncopation: float | None = None  # share of notes off the beat that sound over the next, 0..1
     likeness: float | None = None  # to a reference cell, 0..1; common of all (position, pitch)
     reference: int | None = None  # the bar of the same track that the answer is to be like
@@ -75,8 +75,8 @@ class Controls:
         _within("syncopation", self.syncopation, 0, 1)
         _within("likeness", self.likeness, 0, 1)
         _among("lengths", self.lengths, LENGTHS)
-        _among("grid", None if self.grid is None else {self.grid}, GRIDS)
-        _among("classes", self.classes, range(12))
+        _among("subdivision", None if self.subdivision is None else {self.subdivision}, GRIDS)
+        _among("pitch_classes", self.pitch_classes, range(12))
         if (self.likeness is None) != (self.reference is None):
             raise ControlError("likeness: expected together with a reference bar, found one alone.")
         if self.fewest is not None and self.most is not None and self.fewest > self.most:
@@ -102,10 +102,10 @@ class Controls:
             ids.append(_binned("register", self.register / 6))
         if self.span is not None:
             ids.append(vocab.FIRST["span"] + bisect_left(_SPAN_EDGES, self.span))
-        if self.classes is not None:
-            ids += [vocab.FIRST["class"] + c for c in sorted(self.classes)]
-        if self.grid is not None:
-            ids.append(vocab.FIRST["grid"] + GRIDS.index(self.grid))
+        if self.pitch_classes is not None:
+            ids += [vocab.FIRST["class"] + c for c in sorted(self.pitch_classes)]
+        if self.subdivision is not None:
+            ids.append(vocab.FIRST["grid"] + GRIDS.index(self.subdivision))
         if self.syncopation is not None:
             ids.append(_binned("syncopation", self.syncopation * 4 + 0.5))
         if self.lengths is not None:
@@ -122,19 +122,6 @@ class Controls:
 
 
 NO_CONTROLS: Final = Controls()
-
-# The family of tokens that spells each control.
-_FAMILIES: Final = {
-    **{f.name: f.name for f in fields(Controls)},
-    "lengths": "length",
-    "classes": "class",
-    "chords": "chord",
-}
-
-
-def known_to(families: frozenset[str]) -> tuple[str, ...]:
-    """Return the controls that a model with these families of tokens was trained for."""
-    return tuple(name for name, family in _FAMILIES.items() if family in families)
 
 
 def likeness_token(likeness: float) -> int:
@@ -169,7 +156,7 @@ def measure(notes: NDArray[np.void], length: int, *, is_drum: bool = False) -> C
         lengths=frozenset(LENGTHS[i] for i in np.unique(lengths)),
         silence=float((np.cumsum(is_sounding[:length]) == 0).mean()),
         loudness=float(notes["velocity"].mean()) * vocab.VELOCITY_STEP + vocab.VELOCITY_STEP / 2,
-        grid=_grid(position),
+        subdivision=_grid(position),
         syncopation=float(off_beat.mean()),
     )
     if is_drum:
@@ -179,14 +166,14 @@ def measure(notes: NDArray[np.void], length: int, *, is_drum: bool = False) -> C
         measured,
         register=float(pitch.mean()),
         span=int(pitch.max() - pitch.min()),
-        classes=frozenset(int(c) for c in np.unique(pitch % 12)),
+        pitch_classes=frozenset(int(c) for c in np.unique(pitch % 12)),
     )
 
 
 # The controls that follow from a cell's own notes.
 MEASURED: Final = (
-    *("density", "fewest", "most", "lengths", "register", "span", "classes"),
-    *("silence", "loudness", "grid", "syncopation"),
+    *("density", "fewest", "most", "lengths", "register", "span", "pitch_classes"),
+    *("silence", "loudness", "subdivision", "syncopation"),
 )
 
 

@@ -24,7 +24,7 @@ from anser.sampling import Sampling
 from anser.selection import Selection
 from anser.song import Song
 
-DEFAULT: Final = "anser-1"
+DEFAULT: Final = "anser-2"
 SUFFIX: Final = ".safetensors"
 
 
@@ -118,7 +118,7 @@ def _open(path: Path, name: str, threads: int | None) -> Model:
         raise CheckpointError(
             f"{path}: expected a model of Anser's, found weights without a vocab."
         )
-    if vocab.families_of(found) is None:
+    if found != vocab.fingerprint():
         raise CheckpointError(
             f"{path}: expected the vocab of this version of Anser, found another. "
             "Use the version of Anser that the model was made with."

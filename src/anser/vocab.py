@@ -1,8 +1,7 @@
 """The table of tokens: name ↔ id.
 
 Knows the spelling of single tokens, nothing of songs or prompts. The table `FAMILIES` is the one
-truth; every id, name and slice below is derived from it. A new family goes at the end, so that the
-ids of the others stay what they are in published checkpoints.
+truth; every id, name and slice below is derived from it. A model is trained for one table only.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ FAMILIES: Final = (
     ("pitch", 128),
     ("drum", 128),  # pitch on a drum track
     ("density", len(DENSITY_EDGES)),
-    # From here on what anser-1 was not trained for; meanings and bins: controls.
+    # From here on controls; their meanings and bins: controls.
     ("fewest", 8),  # notes sounding at an onset
     ("most", 8),
     ("length", 6),  # a class of durations that is present
@@ -158,14 +157,3 @@ def jump_token(n_bars: int) -> int:
 def fingerprint() -> str:
     """Return the table as one line, kept in checkpoints so that a wrong pairing is refused."""
     return " ".join(f"{family}:{count}" for family, count in FAMILIES)
-
-
-def families_of(found: str) -> frozenset[str] | None:
-    """Return the families that a model with this fingerprint knows, None if it does not fit.
-
-    A model fits whose table is ours, or its beginning: it was trained before the others were added.
-    """
-    ours, theirs = fingerprint().split(" "), found.split(" ")
-    if theirs != ours[: len(theirs)]:
-        return None
-    return frozenset(entry.split(":")[0] for entry in theirs)

@@ -22,8 +22,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track as progress
 
-from anser import codec, models, vocab
-from anser.controls import MEASURED, Controls, known_to, measure_cell
+from anser import codec, models
+from anser.controls import MEASURED, Controls, measure_cell
 from anser.errors import AnserError
 from anser.evaluate.midi_files import midi_files
 from anser.infill import Request, Take, infill
@@ -132,9 +132,7 @@ def main() -> None:
     given = parser.parse_args()
     paths = midi_files(given.songs)
     model = models.load(given.model)
-    families = vocab.families_of(model.metadata["vocab"]) or frozenset()
-    names = tuple(name for name in known_to(families) if name in MEASURED)
-    rows = run(model.engine, paths, names, given.requests, given.seed)
+    rows = run(model.engine, paths, MEASURED, given.requests, given.seed)
     groups: dict[str, list[Outcome]] = defaultdict(list)
     for row in rows:
         groups[row.control].append(row)

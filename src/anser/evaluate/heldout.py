@@ -8,6 +8,7 @@ of the answers' ids, each cell's `end` included, over the notes in them.
                  followed from the last id they share with the answer; mixed with the unigram
     no context   the model, shown only the meter, tempo, programs, controls and its own answers
     model        the model, shown everything
+    unasked      the model, shown everything but the controls
 
     python -m anser.evaluate.heldout SHARDS --examples 256
 """
@@ -16,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -27,7 +27,6 @@ from rich.progress import track as progress
 
 from anser import models, prompt, vocab
 from anser.codec import Encoded
-from anser.controls import known_to
 from anser.prompt import Prompt
 from anser.rwkv7.engine import Engine
 from anser.train.examples import Examples, draw_controls, draw_selection, draw_window
@@ -43,16 +42,12 @@ class Heldout:
     song: Encoded
     piece: int  # the song's number in its shard
     made: Prompt
+    unasked: Prompt  # the same without controls
     n_notes: int
 
 
-def draw(
-    shard: Shard, n_examples: int, seed: int, known: Collection[str], max_ids: int = 4096
-) -> list[Heldout]:
-    """Draw examples as training does, without augmentation.
-
-    Only controls in `known`, those that the model was trained for, are asked.
-    """
+def draw(shard: Shard, n_examples: int, seed: int, max_ids: int = 4096) -> list[Heldout]:
+    """Draw examples as training does, without augmentation and with no note held."""
     p = Examples(shard).shares
     drawn: list[Heldout] = []
     for i in range(n_examples):
@@ -61,13 +56,13 @@ def draw(
         song = shard.songs[piece]
         while True:
             selection = draw_selection(song, rng)
-            drawn_controls = draw_controls(song, selection, rng)
-            controls = {cell: wish.only(known) for cell, wish in drawn_controls.items()}
-            made = prompt.make(song, selection, controls, draw_window(rng))
+            controls, window = draw_controls(song, selection, rng), draw_window(rng)
+            made = prompt.make(song, selection, controls, window)
             if len(prompt.with_answers(made, song)[0]) <= max_ids:
                 break
         n_notes = int(sum(song.n_notes[cell] for cell in selection.cells))
-        drawn.append(Heldout(song, piece, made, n_notes))
+        unasked = prompt.make(song, selection, window=window)
+        drawn.append(Heldout(song, piece, made, unasked, n_notes))
     return drawn
 
 
@@ -205,19 +200,20 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     model = models.load(given.model)
-    known = known_to(vocab.families_of(model.metadata["vocab"]) or frozenset())
-    examples = draw(load(given.shards / f"{given.split}.npz"), given.examples, given.seed, known)
-    seen = draw(load(given.shards / "train.npz"), 2000, given.seed + 1, known)
+    examples = draw(load(given.shards / f"{given.split}.npz"), given.examples, given.seed)
+    seen = draw(load(given.shards / "train.npz"), 2000, given.seed + 1)
     log_unigram = unigram(seen)
     weights = fit_copy_weights(seen[:300], log_unigram)
     engine = model.engine
-    scores: dict[str, list[float]] = {"unigram": [], "copy": [], "no context": [], "model": []}
+    names = ("unigram", "copy", "no context", "model", "unasked")
+    scores: dict[str, list[float]] = {name: [] for name in names}
     for e in progress(examples, description="scoring", console=Console(stderr=True)):
         ids, is_answer = prompt.with_answers(e.made, e.song)
         scores["unigram"].append(-float(log_unigram[ids[is_answer]].sum()))
         scores["copy"].append(copy_nats(e, log_unigram, weights))
         scores["no context"].append(no_context_nats(engine, e))
         scores["model"].append(model_nats(engine, e.song, e.made))
+        scores["unasked"].append(model_nats(engine, e.song, e.unasked))
     result = {
         name: dict(zip(("nats_per_note", "standard_error"), per_note(nats, examples), strict=True))
         for name, nats in scores.items()

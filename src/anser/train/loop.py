@@ -47,6 +47,7 @@ class Run:
     workers: int = 0  # processes that make batches; 0 = none but this one
     minutes: float = float("inf")  # stop and save after this long
     valid_every: int = 500  # steps; the run is saved then, too
+    keeps: bool = False  # the weights of every such step, to choose from or to average
     layout: Spell = spell
 
 
@@ -134,6 +135,8 @@ def train(config: TrainConfig, run: Run) -> float | None:
         if team.is_first and done % run.valid_every == 0 and done < config.steps:
             _say(f"step {done} valid {nats_per_note(model, valid, team.device):.4f} nats a note")
             saving.save_unfinished(done)
+            if run.keeps:
+                saving.keep(done)
         is_late = time.monotonic() - begun > 60 * run.minutes
         if done < config.steps and team.agrees_to_stop(step, is_late):
             if team.is_first:
@@ -200,12 +203,19 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--valid-every", type=int, default=500)
+    parser.add_argument("--keep", action="store_true", help="keep the weights at each validation")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="other settings")
     given = parser.parse_args()
     overrides = {k: float(v) for k, v in (pair.split("=", 1) for pair in given.set)}
     config = TrainConfig.of_size(given.size, steps=given.steps, **overrides)
     run = Run(
-        given.shards, given.output, given.device, given.workers, given.minutes, given.valid_every
+        given.shards,
+        given.output,
+        given.device,
+        given.workers,
+        given.minutes,
+        given.valid_every,
+        given.keep,
     )
     train(config, run)
 

@@ -67,6 +67,14 @@ class Saving:
 
     def save_finished(self, results: dict[str, str]) -> None:
         """Write the float32 model with its vocabulary, settings and results."""
+        self._save_model(self.output, results)
+
+    def keep(self, step: int) -> None:
+        """Write the float32 model as it is after so many steps, to be averaged with others."""
+        path = self.output.with_name(f"{self.output.stem}-{step}{self.output.suffix}")
+        self._save_model(path, {"train.stopped_after_step": str(step)})
+
+    def _save_model(self, path: Path, results: dict[str, str]) -> None:
         manifest = self.shards / "sha256.txt"
         metadata = {
             "vocab": vocab.fingerprint(),
@@ -74,4 +82,4 @@ class Saving:
             **self.config.metadata(),
             **results,
         }
-        checkpoint.save(self.output, self.model.tensors(), metadata)
+        checkpoint.save(path, self.model.tensors(), metadata)
