@@ -53,7 +53,7 @@ class Ground:
         for cell in rules:
             if cell not in instruments:
                 raise RuleError(f"{self._where(cell)}: expected a selected cell to bind.")
-        self._repetitions: dict[tuple[int, int], set[tuple[room.Place, ...]]] = {}
+        self._repetitions: dict[tuple[int, int], room.Repetitions] = {}
         self.rooms = {cell: self._room(cell, rules.get(cell, NO_RULES)) for cell in self._cells}
         self.locked = self._locked()
         self._stand()
@@ -123,7 +123,7 @@ class Ground:
             for song in self._earlier:
                 known = [bar for bar in selected if bar < song.n_bars]
                 found |= room.grams(song, cell[0], known, rules.no_repeat)
-            self._repetitions[at] = found
+            self._repetitions[at] = room.Repetitions.of(found)
         return room.without(made, self._repetitions[at])
 
     def _locked(self) -> dict[int, NDArray[np.void]]:

@@ -21,6 +21,7 @@ from anser.song import Song
 
 Cell = tuple[int, int]  # (track, bar)
 Place = tuple[int, int]  # (position in the bar, pitch)
+Places = NDArray[np.int64]  # [n, 2] of position and pitch
 Sounds = NDArray[np.int64]  # [n, 3] of start, end (ticks) and pitch
 
 ANY_NUMBER: Final = 1 << 20  # of notes at once, where no rule limits them
@@ -64,7 +65,7 @@ class Room:
     playable: NDArray[np.bool_]  # [128]
     onsets: NDArray[np.bool_]  # [length]
     enders: NDArray[np.bool_]
-    banned: Mapping[tuple[Place, ...], frozenset[Place]]
+    banned: Mapping[tuple[Place, ...], Places]
     cap: int  # no new note ends later than this tick
     items: tuple[Item, ...]  # by position and pitch
     melody: tuple[int, ...]  # pitches that are kept, in order
@@ -88,6 +89,14 @@ class Room:
         position = self.items[at].position
         below = [i.pitch for i in self.items[:at] if i.stays and i.position == position]
         return max(below, default=-1) + 1
+
+    def at(self, places: Places) -> NDArray[np.bool_]:
+        """Return [length, 128] where a reader of the file finds one of these places."""
+        marked = np.zeros(self.enders.shape, dtype=bool)
+        here = places[places[:, 0] < len(marked)]
+        marked[here[:, 0], here[:, 1]] = True
+        found: NDArray[np.bool_] = marked[self.keys]
+        return found
 
     def rows(self, start: int, end: int) -> slice:
         """Return the positions at which even the shortest note would meet one of these ticks."""
@@ -270,16 +279,26 @@ def grams(song: Song, track: int, bars: Iterable[int], n: int) -> set[tuple[Plac
     return found
 
 
-def without(room: Room, repetitions: set[tuple[Place, ...]]) -> Room:
+@dataclass(frozen=True)
+class Repetitions:
+    """Runs of notes that may not be repeated: `ends` of each, and which `follow` what."""
+
+    ends: Places
+    follow: Mapping[tuple[Place, ...], Places]
+
+    @classmethod
+    def of(cls, runs: set[tuple[Place, ...]]) -> Repetitions:
+        """Sort runs by what comes before their last note."""
+        follow: dict[tuple[Place, ...], list[Place]] = defaultdict(list)
+        for run in runs:
+            follow[run[:-1]].append(run[-1])
+        ends = np.array(sorted({run[-1] for run in runs}), dtype=np.int64).reshape(-1, 2)
+        return cls(ends, {run: np.array(places) for run, places in follow.items()})
+
+
+def without(room: Room, repetitions: Repetitions) -> Room:
     """Return the room with runs of notes that may not be repeated."""
-    banned: dict[tuple[Place, ...], set[Place]] = defaultdict(set)
-    enders = np.zeros(room.enders.shape, dtype=bool)
-    for run in repetitions:
-        banned[run[:-1]].add(run[-1])
-        key, pitch = run[-1]
-        enders[room.keys == key, pitch] = True
-    frozen = {before: frozenset(places) for before, places in banned.items()}
-    return replace(room, banned=frozen, enders=enders)
+    return replace(room, banned=repetitions.follow, enders=room.at(repetitions.ends))
 
 
 def plan(room: Room, strikes: Sounds, own: Sounds) -> Sounds | None:
@@ -299,12 +318,16 @@ def plan(room: Room, strikes: Sounds, own: Sounds) -> Sounds | None:
     if room.rules.keep == "pitch":
         return _plan_positions(room, spots, load)
     voices = np.minimum(np.maximum(room.voices - load, 0), spots.sum(axis=1))
-    planned = []
+    if voices.sum() < room.least:
+        return None
+    planned: list[tuple[int, int, int]] = []
     for row in np.flatnonzero(voices).tolist():
+        if len(planned) >= room.least:
+            break
         pitches = np.flatnonzero(spots[row])[: voices[row]].tolist()
         start = int(room.ticks[row])
         planned += [(start, start + int(room.lasting[0]), pitch) for pitch in pitches]
-    return sounds(planned[: room.least]) if len(planned) >= room.least else None
+    return sounds(planned[: room.least])
 
 
 def _plan_positions(room: Room, spots: NDArray[np.bool_], load: NDArray[np.int64]) -> Sounds | None:

@@ -61,9 +61,16 @@ class Ruled(Spelling):
         item = self._item
         return item if item is not None and item.position == self._position else None
 
-    def _banned(self) -> frozenset[Place]:
-        """Return the places that would complete a repetition."""
-        return self._room.banned.get(tuple(self._run), frozenset())
+    def _banned(self) -> NDArray[np.bool_] | None:
+        """Return [length, 128] the spots that would complete a repetition; None if there are none.
+
+        What follows nothing, where single notes may not be repeated, is the same at every step.
+        """
+        run = tuple(self._run)
+        if not run:
+            return self._room.enders if run in self._room.banned else None
+        places = self._room.banned.get(run)
+        return None if places is None else self._room.at(places)
 
     def _keep(self, note: tuple[int, int, int, int]) -> None:
         self._written.append(note)
@@ -101,8 +108,8 @@ class RhythmKept(Ruled):
         if following and following[0].position == due.position:
             above = following[0].pitch if following[0].stays else int(rest[0, 2])
             free[above:] = False
-        key = self._room.keys[self._position]
-        free[[pitch for at, pitch in self._banned() if at == key]] = False
+        if (banned := self._banned()) is not None:
+            free &= ~banned[self._position]
         return Choices(False, positions, NONE, self._given(due, free))
 
     def _strike(self, pitch: int) -> None:
@@ -246,10 +253,8 @@ class Free(Timed):
     ) -> None:
         """Open the positions behind the one in force at which a note may begin."""
         room, since, n_can = self._room, self._position + 1, self._n_can
-        if room.banned:
-            n_can = n_can.copy()
-            for key, pitch in self._banned():
-                n_can -= (room.keys == key) & self._can[:, pitch]
+        if (banned := self._banned()) is not None:
+            n_can = n_can - (banned & self._can).sum(axis=1)
         positions[since:] = (n_can[since:] > 0) & (self._load[since:] < room.voices)
         if ahead is not None:
             # a note at a position that is not counted on takes those away that it meets
@@ -262,8 +267,8 @@ class Free(Timed):
         may[: self._last_pitch + 1] = False
         if self._due is not None:
             may[self._due.pitch :] = False
-        if room.banned:
-            may[[pitch for key, pitch in self._banned() if key == room.keys[row]]] = False
+        if (banned := self._banned()) is not None:
+            may &= ~banned[row]
         ends = self._ends(row)
         if ahead is not None:
             # every position counted on that a note sounds over costs at most one of those notes
@@ -303,9 +308,8 @@ class PitchKept(Timed):
         pitch, latest = room.melody[at], int(self._rows[at])
         load = self._load + np.bincount(self._rows[at + 1 :], minlength=self._length)
         fits = self._can[:, pitch] & (load < room.voices)
-        for key, banned in self._banned():
-            if banned == pitch:
-                fits &= room.keys != key
+        if (banned := self._banned()) is not None:
+            fits &= ~banned[:, pitch]
         positions[row + 1 : latest + 1] = fits[row + 1 : latest + 1]
         if item is not None:
             positions[item.position] = latest >= item.position

@@ -3,6 +3,7 @@
 Shares no code with splice, on purpose: notes are paired by a plain loop over the raw events.
 """
 
+from bisect import bisect_right
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -207,11 +208,8 @@ def _notes(events: list[Event], programs: Mapping[int, list[Change]]) -> Iterato
     def note(on: int, off: int) -> _Note:
         (onset, started), (end, ended) = events[on], events[off]
         channel = started[0] & 15
-        program = 0
-        for tick, changed in programs[channel]:
-            if tick > onset:
-                break
-            program = changed
+        place = bisect_right(programs[channel], onset, key=lambda change: change[0])
+        program = programs[channel][place - 1][1] if place else 0
         # How long an unended note lasts says nothing about it: the end-of-track may move.
         content = (onset, started, end if off >= 0 else -1, ended if off >= 0 else b"")
         return _Note(on, off, onset, channel, program, content)

@@ -3,9 +3,14 @@
 Each request draws a song, a selection and a mixture of rules for each of its tracks. It is either
 refused before anything is written, or written and then checked by `rules_check`, which shares no
 code with the grammar, and by `verify`. By default the ids are drawn from noise instead of a model:
-quicker, and harder on the rules, for a trained model seldom tries to break them. As a command:
+quicker, and harder on the rules, for a trained model seldom tries to break them.
+
+Every request has to end. Its seconds (of processor time, so that neighbours do not count) are set
+against its length: the notes of the song, each read a few times, and the notes written, for each of
+which the model would be asked about four times. As a command:
 
     python -m anser.evaluate.rule_requests SONGS --requests 10000
+    python -m anser.evaluate.rule_requests SONGS --requests 1000 --first 4000    (a piece of it)
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ import sys
 import time
 import traceback
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +104,8 @@ def random_rules(song: Song, track: int, rng: np.random.Generator) -> Rules:
     )
 
 
-def check(engine: Any, song: Song, selection: Selection, seed: int, counts: Counter[str]) -> None:  # noqa: ANN401  Engine or Noise
-    """Make one request and count what became of it."""
+def check(engine: Any, song: Song, selection: Selection, seed: int, counts: Counter[str]) -> int:  # noqa: ANN401  Engine or Noise
+    """Make one request, count what became of it, and return how many notes were written."""
     rng = np.random.default_rng((seed, 1))
     by_track = {track: random_rules(song, track, rng) for track in selection.tracks}
     rules = {cell: by_track[cell[0]] for cell in selection.cells if by_track[cell[0]] != Rules()}
@@ -110,13 +116,35 @@ def check(engine: Any, song: Song, selection: Selection, seed: int, counts: Coun
         take = infill(engine, request)[0]
     except RuleError:
         counts["refused beforehand"] += 1
-        return
+        return 0
     counts["written"] += 1
     counts["notes written"] += take.n_notes
     for broken in violations(song, take.song, selection, rules):
         counts["violations"] += 1
         counts[f"violations of {broken.rule}"] += 1
     counts["events changed outside"] += len(differences(song, take.song, selection))
+    return take.n_notes
+
+
+@dataclass(frozen=True)
+class Timed:
+    """How long a request took, and how long it was."""
+
+    request: int
+    seconds: float  # of processor time: reading, writing, checking
+    song_notes: int
+    notes: int  # that were written
+
+    @property
+    def per_length(self) -> float:
+        """Seconds for each 10,000 notes of the song and each 100 written, and one for the rest."""
+        return self.seconds / (1 + self.song_notes / 10_000 + self.notes / 100)
+
+    def __str__(self) -> str:
+        return (
+            f"request {self.request}: {self.seconds:.2f} s, "
+            f"a song of {self.song_notes} notes, {self.notes} written"
+        )
 
 
 def main() -> None:
@@ -127,25 +155,36 @@ def main() -> None:
     parser.add_argument("songs", type=Path, nargs="+", help="MIDI files, or folders of them")
     parser.add_argument("--model", help="a model in place of noise; much slower")
     parser.add_argument("--requests", type=int, default=1000)
+    parser.add_argument("--first", type=int, default=0, help="number of the first request")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     paths = midi_files(given.songs)
     engine: Engine | Noise = models.load(given.model).engine if given.model else Noise(given.seed)
     counts: Counter[str] = Counter({"crashes": 0, "violations": 0, "events changed outside": 0})
-    slowest = 0.0
-    for i in progress(range(given.requests), console=Console(stderr=True)):
+    timed = []
+    pieces = range(given.first, given.first + given.requests)
+    for i in progress(pieces, console=Console(stderr=True)):
         rng = np.random.default_rng((given.seed, i))
         path = paths[int(rng.integers(len(paths)))]
-        begun = time.perf_counter()
+        begun = time.process_time()
         try:
             song = Song.read(path)
             if song.tracks:
-                check(engine, song, random_selection(song, rng), given.seed + i, counts)
+                written = check(engine, song, random_selection(song, rng), given.seed + i, counts)
+                n_notes = sum(len(track.notes) for track in song.tracks)
+                timed.append(Timed(i, time.process_time() - begun, n_notes, written))
         except Exception:  # noqa: BLE001  a crash is a row of the report, and fails the run
             counts["crashes"] += 1
             sys.stderr.write(f"{path}, request {i}:\n{traceback.format_exc()}")
-        slowest = max(slowest, time.perf_counter() - begun)
-    print(json.dumps(counts | {"slowest request, seconds": round(slowest, 2)}, indent=1))
+    report: dict[str, object] = {**counts}
+    if timed:
+        relative = max(timed, key=lambda one: one.per_length)
+        report |= {
+            "median seconds": round(float(np.median([one.seconds for one in timed])), 3),
+            "slowest": str(max(timed, key=lambda one: one.seconds)),
+            "slowest for its length": f"{relative}; {relative.per_length:.2f} s per length",
+        }
+    print(json.dumps(report, indent=1))
     sys.exit(any(counts[name] for name in ("crashes", "violations", "events changed outside")))
 
 

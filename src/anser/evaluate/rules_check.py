@@ -5,9 +5,10 @@ Reads notes alone, by plain loops, and shares no code with what keeps the rules 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from anser.rules import Rules
 from anser.selection import Selection
@@ -54,6 +55,24 @@ class _Cell:
         return (onset - self.start) * int(self.song.bars.denominators[self.bar]) // (4 * quarter)
 
 
+@dataclass
+class _Notes:
+    """The notes of songs, in order of onset; each track is read once."""
+
+    read: dict[tuple[int, int], list[Note]] = field(default_factory=dict)
+
+    def of(self, song: Song, track: int) -> list[Note]:
+        at = id(song), track
+        if at not in self.read:
+            self.read[at] = sorted(song.tracks[track].notes.tolist())
+        return self.read[at]
+
+    def within(self, song: Song, track: int, bar: int) -> list[Note]:
+        notes, starts = self.of(song, track), song.bars.starts
+        first, stop = (bisect_left(notes, (int(starts[b]),)) for b in (bar, bar + 1))
+        return notes[first:stop]
+
+
 def violations(
     before: Song,
     after: Song,
@@ -65,9 +84,12 @@ def violations(
 
     The tracks and bars of `after` must be those of `before`.
     """
-    found = []
+    found: list[Violation] = []
+    notes = _Notes()
+    known: dict[tuple[int, int], set[tuple[tuple[int, int], ...]]] = {}
     for (track, bar), wish in sorted(rules.items()):
-        cell, missing = _compare(before, after, track, bar, wish)
+        here = notes.within(before, track, bar), notes.within(after, track, bar)
+        cell, missing = _compare(before, (track, bar), wish, *here)
         found += [Violation(track, bar, "lock", f"{note} is gone") for note in missing]
         broken = [*_broken(cell, wish), *_unkept(cell, wish)]
         if wish.max_polyphony is not None:
@@ -77,21 +99,24 @@ def violations(
                 if at == track
                 and rules.get((at, other), Rules()).max_polyphony != wish.max_polyphony
             }
-            broken += _crowds(cell, wish.max_polyphony, after, others)
+            broken += _crowds(cell, wish.max_polyphony, notes.of(after, track), others)
         found += [Violation(track, bar, rule, what) for rule, what in broken]
         if wish.no_repeat is not None:
-            known = _known_runs(before, selection, earlier, track, wish.no_repeat)
-            for run in _runs(cell, wish.no_repeat) & known:
+            at = track, wish.no_repeat
+            if at not in known:
+                bars = {bar for other, bar in selection.cells if other == track}
+                known[at] = _known_runs(notes, [before, *earlier], bars, *at)
+            for run in _runs(cell, wish.no_repeat) & known[at]:
                 found.append(Violation(track, bar, "no-repeat", f"{run} was there"))
     return found
 
 
 def _compare(
-    before: Song, after: Song, track: int, bar: int, rules: Rules
+    before: Song, at: tuple[int, int], rules: Rules, old: list[Note], written: list[Note]
 ) -> tuple[_Cell, list[Note]]:
     """Sort the notes of a cell, and name those that had to stay but did not."""
-    old = _notes_in(before, track, bar)
-    now = Counter(_notes_in(after, track, bar))
+    track, bar = at
+    now = Counter(written)
     probe = _Cell(before, track, bar, [], [], [])
     staying: list[Note] = []
     gone: list[Note] = []
@@ -105,7 +130,7 @@ def _compare(
             locked = locked or (low <= note[2] <= high and first <= beat < stop)
         (staying if outside or locked else gone).append(note)
     now -= Counter(staying) & now
-    missing = list((Counter(staying) - Counter(_notes_in(after, track, bar))).elements())
+    missing = list((Counter(staying) - Counter(written)).elements())
     end_of_track = _end_of_track(before, track)
     for note in [note for note in missing if note[0] + note[1] == end_of_track]:
         # a note that is never ended lasts to the end of the track, which may have moved
@@ -153,12 +178,6 @@ def _unkept(cell: _Cell, rules: Rules) -> Iterator[tuple[str, str]]:
             yield "keep pitch", f"expected {melodies[0]}, found {melodies[1]}"
 
 
-def _notes_in(song: Song, track: int, bar: int) -> list[Note]:
-    start, end = int(song.bars.starts[bar]), int(song.bars.starts[bar + 1])
-    notes: list[Note] = song.tracks[track].notes.tolist()
-    return [note for note in notes if start <= note[0] < end]
-
-
 def _end_of_track(song: Song, track: int) -> int:
     chunk = song.midi.chunks[song.tracks[track].chunk]
     return int(song.midi.events["tick"][chunk.end_event - 1])
@@ -174,12 +193,14 @@ def _is_on_grid(cell: _Cell, onset: int, step: int) -> bool:
     )
 
 
-def _crowds(cell: _Cell, most: int, after: Song, others: set[int]) -> Iterator[tuple[str, str]]:
+def _crowds(
+    cell: _Cell, most: int, track: list[Note], others: set[int]
+) -> Iterator[tuple[str, str]]:
     """Yield the moments at which a new note sounds among too many of its track.
 
     It counts up to the next selected bar with another limit, or none.
     """
-    spans = [(note[0], note[0] + note[1]) for note in after.tracks[cell.track].notes.tolist()]
+    spans = [(note[0], note[0] + note[1]) for note in track]
     last = max((onset + duration for onset, duration, _, _ in cell.new), default=0)
     near = [(start, end) for start, end in spans if start < last and end > cell.start]
     stop = min((int(cell.song.bars.starts[bar]) for bar in others if bar > cell.bar), default=last)
@@ -215,15 +236,15 @@ def _runs(cell: _Cell, n: int) -> set[tuple[tuple[int, int], ...]]:
 
 
 def _known_runs(
-    before: Song, selection: Selection, earlier: Sequence[Song], track: int, n: int
+    notes: _Notes, songs: Sequence[Song], selected: set[int], track: int, n: int
 ) -> set[tuple[tuple[int, int], ...]]:
-    """Return the runs of n notes in the track's other bars, and in these bars of earlier takes."""
-    selected = {bar for other, bar in selection.cells if other == track}
+    """Return the runs of n notes in the first song's other bars, and in these bars of the rest."""
+    before, *earlier = songs
     context = [(before, bar) for bar in range(before.n_bars) if bar not in selected]
     context += [(song, bar) for song in earlier for bar in selected if bar < song.n_bars]
     runs = set()
     for song, bar in context:
-        cell = _Cell(song, track, bar, [], [], [])
-        places = sorted(set(_places(cell, _notes_in(song, track, bar))))
+        here = notes.within(song, track, bar)
+        places = sorted(set(_places(_Cell(song, track, bar, [], [], []), here)))
         runs |= {tuple(places[i : i + n]) for i in range(len(places) - n + 1)}
     return runs
