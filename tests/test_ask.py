@@ -1,10 +1,7 @@
-from pathlib import Path
-
 import pytest
 
 from anser import ask
-from anser.ask import Asked
-from anser.errors import ControlError, SelectionError
+from anser.errors import SelectionError
 from anser.selection import Selection
 from songs import Part, make_song
 
@@ -34,30 +31,3 @@ def test_bars_and_tracks_are_chosen_together():
     assert ask.choose(song, None, ["1"], None) == Selection.of([0], range(4))
     with pytest.raises(SelectionError, match="found both"):
         ask.choose(song, "1:1", ["1"], None)
-
-
-def _controls(*density, program=()):
-    song = make_song(_parts(3))
-    selection = Selection.of([0, 1], [0])
-    asked = Asked(Path("out.mid"), density=density, program=program)
-    return ask._controls(song, selection, asked)
-
-
-def test_a_value_for_all_and_one_for_a_track():
-    asked = _controls("8", "part 1=3.5")
-    assert {cell: wish.density for cell, wish in asked.items()} == {(0, 0): 8.0, (1, 0): 3.5}
-
-
-def test_only_what_is_asked_is_a_control():
-    assert _controls() == {}
-    assert list(_controls("2=0")) == [(1, 0)]
-    assert _controls(program=["33"])[0, 0].program == 33
-
-
-def test_the_track_must_be_selected_and_the_value_a_number():
-    with pytest.raises(ControlError, match="selected bars, found track 3"):
-        _controls("3=1")
-    with pytest.raises(ControlError, match="expected a number, found ''"):
-        _controls("part 1=")
-    with pytest.raises(ControlError, match=r"expected a number, found '1.5'"):
-        _controls(program=["1.5"])

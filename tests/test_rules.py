@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anser import cli, demo, vocab
-from anser.bind import RuleWords, bind, earlier_takes
+from anser.bind import bind_rules, earlier_takes
 from anser.errors import ControlError, RuleError, SelectionError
 from anser.evaluate.rules_check import violations
 from anser.infill import Request, infill
@@ -19,6 +19,7 @@ from anser.sampling import Sampling
 from anser.selection import Selection
 from anser.song import Song
 from anser.verify import differences
+from anser.wishes import Wishes
 from fakes import FakeEngine
 from songs import Part, band, make_song
 from tiny_model import write_model
@@ -106,18 +107,18 @@ def test_what_is_no_rule_is_refused(name, text):
 
 def test_rules_are_typed_for_all_tracks_or_for_one():
     song, selection = band(8), Selection.of([0, 1], [2, 3])
-    words = RuleWords(scale=["C major", "2=A minor pentatonic"], lock=["1=3:beat 1"])
-    rules = bind(song, selection, words)
+    words = Wishes(scale=("C major", "2=A minor pentatonic"), lock=("1=3:beat 1",))
+    rules = bind_rules(song, selection, words)
     assert rules[0, 2].scale == parse_scale("C major")
     assert rules[1, 3].scale == parse_scale("A minor pentatonic")
     assert {cell for cell, known in rules.items() if known.locks} == {(0, 2)}
-    assert bind(song, selection, RuleWords()) == {}
+    assert bind_rules(song, selection, Wishes()) == {}
     with pytest.raises(ControlError, match="selected bars, found track 3"):
-        bind(song, selection, RuleWords(grid=["3=1/8"]))
+        bind_rules(song, selection, Wishes(grid=("3=1/8",)))
     with pytest.raises(SelectionError):
-        bind(song, selection, RuleWords(grid=["flute=1/8"]))
+        bind_rules(song, selection, Wishes(grid=("flute=1/8",)))
     with pytest.raises(ControlError, match="no-repeat"):
-        earlier_takes(RuleWords(unlike=["take.mid"]))
+        earlier_takes(Wishes(unlike=(Path("take.mid"),)))
 
 
 # ---- each rule alone

@@ -9,46 +9,27 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from anser import models, vocab
-from anser.bind import RuleWords, bind, earlier_takes
-from anser.controls import Controls
+from anser.bind import bind_controls, bind_rules, earlier_takes
 from anser.errors import AnserError, ControlError, SelectionError
-from anser.infill import Decided, Request, Take, infill, per_track
-from anser.prompt import Cell
+from anser.infill import Decided, Request, Take, infill
 from anser.rank import best_first
 from anser.sampling import Sampling
-from anser.selection import Selection, find_track
+from anser.selection import Selection
 from anser.song import Song
+from anser.wishes import Wishes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
 CLOSING_BARS: Final = 8  # a song is continued by the tracks that play in its last so many bars
 MOST_NEW_BARS: Final = 1000  # in one call; far beyond what holds together, yet a typo ends
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What the commands that write music have in common, as it was typed."""
-
-    output: Path
-    takes: int = 1
-    seed: int = 0
-    temperature: float | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    density: Sequence[str] = ()  # VALUE or TRACK=VALUE
-    program: Sequence[str] = ()  # the same
-    model: str | None = None  # name or path; None: the packaged one
-    threads: int | None = None
-    rules: RuleWords = field(default_factory=RuleWords)
-    shows_progress: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,82 +108,39 @@ def lengthened(song: Song, n_bars: int) -> Song:
     return song.extended(n_bars)
 
 
-def answer(song: Song, selection: Selection, asked: Asked) -> Answer:
+def answer(
+    song: Song, selection: Selection, wishes: Wishes, output: Path, *, shows_progress: bool = False
+) -> Answer:
     """Load the model, write the takes, and put them into files; nothing is written on an error."""
-    check_output(asked.output)
-    request = _request(song, selection, asked)
+    check_output(output)
+    request = make_request(song, selection, wishes)
     with _refusing_values():
-        model = models.load(asked.model or models.DEFAULT, threads=asked.threads)
-    with _progress(request, shown=asked.shows_progress) as on_event:
+        model = models.load(wishes.model or models.DEFAULT, threads=wishes.threads)
+    with _progress(request, shown=shows_progress) as on_event:
         start = time.perf_counter()
         takes = best_first(infill(model.engine, request, on_event))
         seconds = time.perf_counter() - start
-    paths = _paths(asked.output, len(takes))
+    paths = _paths(output, len(takes))
     for path, take in zip(paths, takes, strict=True):
         take.song.write(path)
     delivered = tuple(Delivered(p, t) for p, t in zip(paths, takes, strict=True))
     return Answer(request, model.name, delivered, seconds)
 
 
-def _request(song: Song, selection: Selection, asked: Asked) -> Request:
-    chosen = {"temperature": asked.temperature, "top_p": asked.top_p, "min_p": asked.min_p}
+def make_request(song: Song, selection: Selection, wishes: Wishes) -> Request:
+    """Return what was typed as a request; raises ControlError, SelectionError."""
+    chosen = {name: getattr(wishes, name) for name in ("temperature", "top_p", "min_p")}
     with _refusing_values():
         return Request(
             song,
             selection,
-            _controls(song, selection, asked),
-            bind(song, selection, asked.rules),
-            earlier_takes(asked.rules),
-            takes=asked.takes,
-            seed=asked.seed,
+            bind_controls(song, selection, wishes),
+            bind_rules(song, selection, wishes),
+            earlier_takes(wishes),
+            takes=wishes.takes,
+            seed=wishes.seed,
             sampling=Sampling(**{k: v for k, v in chosen.items() if v is not None}),
         )
-
-
-def _controls(song: Song, selection: Selection, asked: Asked) -> dict[Cell, Controls]:
-    density = _values(song, selection, "density", asked.density)
-    program = _values(song, selection, "program", asked.program)
-
-    def wish(track: int | None) -> Controls:
-        n_notes = density.get(track, density.get(None))
-        number = program.get(track, program.get(None))
-        return Controls(density=n_notes, program=None if number is None else int(number))
-
-    by_track = {track: wish(track) for track in selection.tracks}
-    for track, asked_for in by_track.items():
-        if asked_for.program is not None and song.tracks[track].is_drum:
-            name = song.tracks[track].name
-            raise ControlError(
-                f'program: track {track + 1} "{name}" plays drums, which have no program. '
-                "Give the program as TRACK=VALUE for the others."
-            )
-        if asked_for.program == vocab.DRUMS:
-            raise ControlError(f"program: expected 0..127, found {vocab.DRUMS}.")
-    return per_track(selection, by_track)
-
-
-def _values(
-    song: Song, selection: Selection, control: str, typed: Sequence[str]
-) -> Mapping[int | None, float]:
-    """Read `VALUE` or `TRACK=VALUE`; the key None holds the value for all tracks."""
-    values: dict[int | None, float] = {}
-    for text in typed:
-        name, equals, value = text.rpartition("=")
-        track = find_track(name, song) if equals else None
-        if track is not None and track not in selection.tracks:
-            raise ControlError(
-                f"{control} {text}: expected a track with selected bars, found track {track + 1}."
-            )
-        try:
-            values[track] = float(value)
-        except ValueError:
-            values[track] = float("nan")
-        if not np.isfinite(values[track]) or (control == "program" and values[track] % 1):
-            raise ControlError(
-                f"{control} {text}: expected a number, found {value!r}. "
-                f"Write --{control} 6 for all tracks, or --{control} bass=6 for one."
-            )
-    return values
 
 
 def _paths(output: Path, n_takes: int) -> list[Path]:

@@ -77,10 +77,12 @@ def number(name: str) -> int:
 def parse(text: str, lengths: NDArray[np.integer]) -> list[Chords]:
     """Read "Am F | C G": bars between `|`, a bar's chords sharing it equally; one list a bar.
 
-    Without any `|` every chord has a bar of its own. `lengths` are the bars' grid positions; where
-    there are fewer bars in the text, it begins again. Raises `ControlError`.
+    Without any `|` every chord has a bar of its own; "Am F |" is one bar of two. `lengths` are the
+    bars' grid positions; where there are fewer bars in the text, it begins again. Raises
+    `ControlError`.
     """
-    bars = [bar.split() for bar in text.split("|")] if "|" in text else [[n] for n in text.split()]
+    inner = text.strip().removeprefix("|").removesuffix("|")
+    bars = [bar.split() for bar in inner.split("|")] if "|" in text else [[n] for n in text.split()]
     if not bars or not all(bars):
         raise ControlError(f"chords '{text}': expected at least one chord in every bar.")
     result = []

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from anser import options as typed
-from anser.options import CELLS
+from anser.wishes import CELLS, Wishes
 
 if TYPE_CHECKING:
-    from anser.ask import Answer, Asked
+    from anser.ask import Answer
     from anser.selection import Selection
     from anser.song import Song
 
@@ -133,9 +133,11 @@ def show(
 
 
 @app.command(name="infill")
+@typed.takes_wishes
 def infill_command(  # noqa: PLR0913  # its parameters are the command's options
     song: typed.SongFile,
     output: typed.Output,
+    *,
     track: Annotated[
         list[str] | None,
         typer.Option(
@@ -160,26 +162,7 @@ def infill_command(  # noqa: PLR0913  # its parameters are the command's options
             rich_help_panel=CELLS,
         ),
     ] = None,
-    density: typed.Density = None,
-    program: typed.Program = None,
-    scale: typed.Scale = None,
-    pitch_range: typed.Range = None,
-    max_polyphony: typed.MaxPolyphony = None,
-    grid: typed.OnsetGrid = None,
-    keep: typed.Keep = None,
-    notes: typed.Notes = None,
-    no_repeat: typed.NoRepeat = None,
-    lock: typed.LockNotes = None,
-    beats: typed.Beats = None,
-    within_bar: typed.WithinBar = False,
-    unlike: typed.Unlike = None,
-    temperature: typed.Temperature = None,
-    top_p: typed.TopP = None,
-    min_p: typed.MinP = None,
-    takes: typed.Takes = 1,
-    seed: typed.Seed = 0,
-    model: typed.ModelOption = None,
-    threads: typed.Threads = None,
+    wishes: Wishes,
     as_json: typed.Json = False,
     quiet: typed.Quiet = False,
     repair: typed.Repair = False,
@@ -188,29 +171,21 @@ def infill_command(  # noqa: PLR0913  # its parameters are the command's options
 
     Example: anser infill song.mid --track bass --bars 9-12 --takes 4 -o out.mid
     """
-    from anser.ask import Asked, check_output, choose
-    from anser.bind import RuleWords
+    from anser.ask import check_output, choose
     from anser.song import Song
 
     check_output(output)
     opened = Song.read(song, repair=repair)
     selection = choose(opened, cells, track or (), bars)
-    rules = RuleWords(
-        *(scale, pitch_range, max_polyphony, grid, keep, notes, no_repeat, lock, beats),
-        within_bar=within_bar,
-        unlike=unlike,
-    )
-    asked = Asked(
-        *(output, takes, seed, temperature, top_p, min_p),
-        *(density or (), program or (), model, threads, rules),
-    )
-    _write(opened, selection, asked, as_json, quiet)
+    _write(opened, selection, wishes, output, as_json=as_json, quiet=quiet)
 
 
 @app.command(name="continue")
+@typed.takes_wishes
 def continue_command(  # noqa: PLR0913  # its parameters are the command's options
     song: typed.SongFile,
     output: typed.Output,
+    *,
     bars: Annotated[
         int,
         typer.Option(
@@ -230,26 +205,7 @@ def continue_command(  # noqa: PLR0913  # its parameters are the command's optio
             rich_help_panel=CELLS,
         ),
     ] = None,
-    density: typed.Density = None,
-    program: typed.Program = None,
-    scale: typed.Scale = None,
-    pitch_range: typed.Range = None,
-    max_polyphony: typed.MaxPolyphony = None,
-    grid: typed.OnsetGrid = None,
-    keep: typed.Keep = None,
-    notes: typed.Notes = None,
-    no_repeat: typed.NoRepeat = None,
-    lock: typed.LockNotes = None,
-    beats: typed.Beats = None,
-    within_bar: typed.WithinBar = False,
-    unlike: typed.Unlike = None,
-    temperature: typed.Temperature = None,
-    top_p: typed.TopP = None,
-    min_p: typed.MinP = None,
-    takes: typed.Takes = 1,
-    seed: typed.Seed = 0,
-    model: typed.ModelOption = None,
-    threads: typed.Threads = None,
+    wishes: Wishes,
     as_json: typed.Json = False,
     quiet: typed.Quiet = False,
     repair: typed.Repair = False,
@@ -258,8 +214,7 @@ def continue_command(  # noqa: PLR0913  # its parameters are the command's optio
 
     Example: anser continue song.mid --bars 8 -o longer.mid
     """
-    from anser.ask import Asked, check_output, closing_tracks, lengthened
-    from anser.bind import RuleWords
+    from anser.ask import check_output, closing_tracks, lengthened
     from anser.selection import Selection, find_track
     from anser.song import Song
 
@@ -269,16 +224,7 @@ def continue_command(  # noqa: PLR0913  # its parameters are the command's optio
     longer = lengthened(opened, bars)
     new_bars = range(opened.n_bars, longer.n_bars)
     selection = Selection.of(named or closing_tracks(opened), new_bars)
-    rules = RuleWords(
-        *(scale, pitch_range, max_polyphony, grid, keep, notes, no_repeat, lock, beats),
-        within_bar=within_bar,
-        unlike=unlike,
-    )
-    asked = Asked(
-        *(output, takes, seed, temperature, top_p, min_p),
-        *(density or (), program or (), model, threads, rules),
-    )
-    _write(longer, selection, asked, as_json, quiet)
+    _write(longer, selection, wishes, output, as_json=as_json, quiet=quiet)
 
 
 @app.command()
@@ -354,16 +300,22 @@ def main() -> None:
         sys.exit(BUG)
 
 
-def _write(song: Song, selection: Selection, asked: Asked, as_json: bool, quiet: bool) -> None:
+def _write(
+    song: Song,
+    selection: Selection,
+    wishes: Wishes,
+    output: Path,
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Answer, and say what came out."""
-    from dataclasses import replace
-
     from anser.ask import answer
 
     if not quiet:
         _tell_repairs(song)
     shown = not quiet and sys.stderr.isatty()
-    done = answer(song, selection, replace(asked, shows_progress=shown))
+    done = answer(song, selection, wishes, output, shows_progress=shown)
     if as_json:
         _print_json(done.report)
     elif not quiet:

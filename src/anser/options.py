@@ -1,14 +1,17 @@
-"""What the commands' options are called, and what their help says."""
+"""The declarations of wishes → options of the commands; and the options that stand alone."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
 
 import typer
 
-CELLS, SOUND, ASKED, RUN = "Which cells", "How it may sound", "What is asked of them", "Run"
-RULES = "Rules, never broken; each VALUE for all tracks, or TRACK=VALUE for one"
+from anser.wishes import RUN, Wishes
 
 SongFile = Annotated[Path, typer.Argument(metavar="SONG", help="A MIDI file.", show_default=False)]
 Output = Annotated[
@@ -25,54 +28,10 @@ Repair = Annotated[
     bool,
     typer.Option("--repair", help="Salvage what can be of a damaged file, and say what changed."),
 ]
-Takes = Annotated[
-    int, typer.Option(metavar="N", help="How many answers, 1 to 64.", rich_help_panel=RUN)
-]
 Seed = Annotated[
     int,
     typer.Option(
         metavar="K", help="Equal seeds give equal answers; try another.", rich_help_panel=RUN
-    ),
-]
-Temperature = Annotated[
-    float | None,
-    typer.Option(
-        metavar="X",
-        help="Below 1 safer, above 1 wilder; 0 is always the likeliest. Say 0.9.",
-        rich_help_panel=SOUND,
-    ),
-]
-TopP = Annotated[
-    float | None,
-    typer.Option(
-        metavar="X",
-        help="Choose among the likeliest that hold this share of chance. Say 0.95.",
-        rich_help_panel=SOUND,
-    ),
-]
-MinP = Annotated[
-    float | None,
-    typer.Option(
-        metavar="X",
-        help="Leave out what is less likely than this share of the likeliest. Say 0.05.",
-        rich_help_panel=SOUND,
-    ),
-]
-Density = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="VALUE|TRACK=VALUE",
-        help="Notes a bar, for all selected tracks or for one: --density 8 --density bass=4.",
-        rich_help_panel=ASKED,
-    ),
-]
-Program = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="VALUE|TRACK=VALUE",
-        help="Write as for this General MIDI instrument, 0 to 127 (0 = piano): --program 2=33. "
-        "The track keeps its sound.",
-        rich_help_panel=ASKED,
     ),
 ]
 ModelOption = Annotated[
@@ -99,91 +58,44 @@ Quiet = Annotated[
     bool,
     typer.Option("--quiet", "-q", help="Print nothing but errors.", rich_help_panel=RUN),
 ]
-Scale = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="D dorian",
-        help='Only notes of this scale (drums are free): --scale "D dorian", --scale "C Eb F G".',
-        rich_help_panel=RULES,
-    ),
-]
-Range = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--range",
-        metavar="C2-C4",
-        help="Lowest and highest pitch, middle C is C4: --range C2-C4, --range bass=E1-G3.",
-        rich_help_panel=RULES,
-    ),
-]
-MaxPolyphony = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="N",
-        help="Notes of the track at once, at most; 1 is one voice: --max-polyphony 1.",
-        rich_help_panel=RULES,
-    ),
-]
-OnsetGrid = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--grid",
-        metavar="1/N",
-        help="Where notes may begin: --grid 1/16, or 1/8t for triplets.",
-        rich_help_panel=RULES,
-    ),
-]
-Keep = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="rhythm|pitch",
-        help="Keep the rhythm that stands there, with new pitches, or the reverse: --keep rhythm.",
-        rich_help_panel=RULES,
-    ),
-]
-Notes = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="N|A-B",
-        help="Notes in each bar, exactly or from A to B: --notes 4, --notes bass=2-6.",
-        rich_help_panel=RULES,
-    ),
-]
-NoRepeat = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="N",
-        help="No N notes in a row as in the track's other bars: --no-repeat 4.",
-        rich_help_panel=RULES,
-    ),
-]
-LockNotes = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--lock",
-        metavar="WHAT",
-        help="Notes that stay, by pitch or beat: --lock C2, --lock drums=36+38, "
-        '--lock "bass=9:beat 1".',
-        rich_help_panel=RULES,
-    ),
-]
-Beats = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="A-B",
-        help="Write in these beats of each bar only: --beats 3-4.",
-        rich_help_panel=RULES,
-    ),
-]
-WithinBar = Annotated[
-    bool,
-    typer.Option("--within-bar", help="No note sounds across a bar line.", rich_help_panel=RULES),
-]
-Unlike = Annotated[
-    list[Path] | None,
-    typer.Option(
-        metavar="FILE",
-        help="An earlier take that --no-repeat heeds too: --unlike out.mid.",
-        rich_help_panel=RULES,
-    ),
-]
+
+_HINTS: Final = get_type_hints(Wishes, include_extras=True)
+
+
+def takes_wishes(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for each wish, in place of its parameter `wishes`."""
+    own = inspect.signature(command, eval_str=True).parameters
+    declared = [f.name for f in fields(Wishes)]
+    options: list[inspect.Parameter] = []
+    for name, parameter in own.items():
+        options += [_parameter(w) for w in declared] if name == "wishes" else [parameter]
+    options = [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in options]
+
+    @wraps(command)
+    def called(**typed: Any) -> None:  # noqa: ANN401  # of each option its own type
+        given = {name: typed.pop(name) for name in declared}
+        lists = {name: tuple(value or ()) for name, value in given.items() if _is_list(name)}
+        command(wishes=Wishes(**given | lists), **typed)
+
+    called.__annotations__ = {option.name: option.annotation for option in options}
+    called.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]  # typer reads it
+    return called
+
+
+def _parameter(name: str) -> inspect.Parameter:
+    kind, option = get_args(_HINTS[name])
+    default = None if _is_list(name) else getattr(Wishes, name)
+    shown = typer.Option(
+        *(option.flags or (f"--{name.replace('_', '-')}",)),
+        metavar=option.metavar,
+        help=option.help,
+        rich_help_panel=option.panel,
+    )
+    hint = list[get_args(kind)[0]] | None if _is_list(name) else kind  # type: ignore[misc]
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, shown]
+    )
+
+
+def _is_list(name: str) -> bool:
+    return get_origin(get_args(_HINTS[name])[0]) is tuple

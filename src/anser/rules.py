@@ -101,7 +101,7 @@ class Rules:
     def named(self) -> dict[str, str]:
         """Return the rules that are set, by field, as messages and reports say them."""
         said: dict[str, Callable[[Any], str]] = {
-            "scale": lambda v: "scale " + " ".join(_NAMES[c] for c in sorted(v)),
+            "scale": lambda v: "scale " + " ".join(CLASS_NAMES[c] for c in sorted(v)),
             "pitches": lambda v: f"range {pitch_name(v[0])}-{pitch_name(v[1])}",
             "max_polyphony": lambda v: f"max-polyphony {v}",
             "grid": lambda v: f"grid {Fraction(v, 4 * vocab.GRID)}",
@@ -146,18 +146,18 @@ class Rules:
         return outside or any(lock.holds(pitch, beat) for lock in self.locks)
 
 
-_NAMES: Final = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
+CLASS_NAMES: Final = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 
 
 def pitch_name(pitch: int) -> str:
     """Return a pitch as musicians write it; middle C is C4 = 60."""
-    return f"{_NAMES[pitch % 12]}{pitch // 12 - 1}"
+    return f"{CLASS_NAMES[pitch % 12]}{pitch // 12 - 1}"
 
 
 def parse_scale(text: str) -> frozenset[int]:
     """Read "D dorian", "A minor pentatonic" or a list of notes such as "C Eb G"; ControlError."""
     words = text.replace(",", " ").split()
-    classes = [_pitch_class(word) for word in words]
+    classes = [pitch_class(word) for word in words]
     if words and None not in classes:
         if len(words) == 1:
             raise ControlError(f'scale "{text}": expected a mode too. Write "{text} major".')
@@ -227,7 +227,8 @@ def pairs(rules: Rules) -> Iterator[tuple[str, ...]]:
         yield from ((name, other) for other in names[i + 1 :])
 
 
-def _pitch_class(word: str) -> int | None:
+def pitch_class(word: str) -> int | None:
+    """Return the pitch class, C = 0, of a note's name without an octave; None if it is none."""
     match = _CLASS.fullmatch(word)
     return (_STEPS[match[1].upper()] + _shift(match[2])) % 12 if match else None
 

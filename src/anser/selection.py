@@ -26,7 +26,7 @@ FORM = 'Write tracks and bars like "bass:9-12, drums:9-16", "2:5" or "bass:1-2+5
 MOST_LISTED = 12  # tracks named in a message
 
 _RANGE = r"\s*\d{1,9}\s*(?:[-–]\s*\d{1,9}\s*)?"
-_BARS = re.compile(rf"{_RANGE}(?:[+,]{_RANGE})*")
+BARS = re.compile(rf"{_RANGE}(?:[+,]{_RANGE})*")
 _BARS_ALONE = re.compile(rf"{_RANGE}(?:\+{_RANGE})*")
 # A quoted name, or a run of what neither quotes nor separates.
 _PIECE = re.compile(r"""(?:\s*(?:"[^"]*"|'[^']*')[^,;]*|[^,;]*)""")
@@ -66,7 +66,7 @@ class Selection:
             (track, bar)
             for name, bars in _items(text)
             for track in [find_track(name, song)]
-            for bar in _parse_bars(bars, song, track)
+            for bar in parse_bars(bars, song, track)
         }
         return cls(frozenset(cells))
 
@@ -79,9 +79,9 @@ class Selection:
         found = [find_track(name, song) for name in tracks]
         if not found:
             raise SelectionError(f"{song.name}: expected a track, found none. {_listed(song)}")
-        if bars is not None and not _BARS.fullmatch(bars):
+        if bars is not None and not BARS.fullmatch(bars):
             raise SelectionError(f'bars "{bars}": expected bars like "9-12" or "1-2+5-6".')
-        cells = {(track, bar) for track in found for bar in _parse_bars(bars, song, track)}
+        cells = {(track, bar) for track in found for bar in parse_bars(bars, song, track)}
         return cls(frozenset(cells))
 
     def spelled(self) -> str:
@@ -150,7 +150,7 @@ def _item(part: str, text: str) -> tuple[str, str | None]:
         name = name if colon else tail
     if not name.strip():
         raise SelectionError(f'selection "{text}": expected a track, found "{part}". {FORM}')
-    if bars is not None and not _BARS.fullmatch(bars):
+    if bars is not None and not BARS.fullmatch(bars):
         raise SelectionError(
             f'selection "{text}": expected bars after "{name.strip()}:", found "{bars.strip()}". '
             f"{FORM}"
@@ -158,7 +158,7 @@ def _item(part: str, text: str) -> tuple[str, str | None]:
     return name.strip(), bars
 
 
-def _parse_bars(bars: str | None, song: Song, track: int) -> range | set[int]:
+def parse_bars(bars: str | None, song: Song, track: int) -> range | set[int]:
     """Return the bars, counted from 0, that a well-formed text names; raises SelectionError."""
     if bars is None:
         return range(song.n_bars)
