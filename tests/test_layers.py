@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "anser"
 # A module imports only what stands to its left; a new one has to be given its place.
 ORDER = (
     "errors instruments midi notes meter midi_edit repair tracks fitting song selection verify "
-    "vocab rules ranges codec room ground chords controls control_words "
+    "vocab rules rules_check ranges codec room ground chords controls control_words "
     "prompt grammar ruling sampling infill rank wishes bind models show roll ask demo bench "
     "options cli"
 ).split()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from anser.evaluate.rules_check import violations
+from anser.rules_check import violations
 from anser.rules import Lock, Rules
 from anser.selection import Selection
 from songs import Part, make_song
