@@ -5,6 +5,7 @@
     x SelectionError    the selection does not fit the song           (track, bars, what exists)
     x ControlError      a control the model does not know, or a value out of range
     x RuleError         the rules allow no music                      (the pair that contradicts)
+    x TakeError         the file of a take is damaged, or does not fit the song
     x CheckpointError   weights unusable                              (tensor, expected, found)
     x GenerationError   the model could not finish the bars           (how far, what to try)
 
@@ -30,6 +31,10 @@ class ControlError(AnserError, ValueError):
 
 class RuleError(AnserError, ValueError):
     """The rules contradict each other: no music satisfies them."""
+
+
+class TakeError(AnserError, ValueError):
+    """The file is no take of this version, is damaged, or does not fit the song."""
 
 
 class CheckpointError(AnserError, ValueError):

@@ -21,6 +21,7 @@ from anser.grammar import CellGrammar, Spelling
 from anser.ground import Ground, Sounding
 from anser.prompt import Cell, Prompt, Window
 from anser.ranges import pitch_range
+from anser.report import CellReport, checked
 from anser.room import held
 from anser.rules import NO_RULES, Rules
 from anser.ruling import Ruled, ruled
@@ -42,18 +43,6 @@ class Decided:
 
 
 @dataclass(frozen=True)
-class CellReport:
-    """What was asked of a cell, and what came out."""
-
-    track: int
-    bar: int
-    asked_density: float | None
-    n_notes: int
-    log_likelihood: float  # of the cell's ids among the allowed ones, nats
-    rules: Rules = NO_RULES
-
-
-@dataclass(frozen=True)
 class Take:
     """One answer for a selection."""
 
@@ -62,6 +51,7 @@ class Take:
     seed: int
     number: int  # which of the takes of this seed, from 0
     cells: tuple[CellReport, ...]
+    request: Request | None = field(default=None, repr=False)
 
     @property
     def n_notes(self) -> int:
@@ -81,16 +71,7 @@ class Take:
             "take": self.number + 1,
             "notes": self.n_notes,
             "nats_per_note": round(-self.log_likelihood, 4),
-            "cells": [
-                {
-                    "track": c.track + 1,
-                    "bar": c.bar + 1,
-                    "notes": c.n_notes,
-                    "asked": {} if c.asked_density is None else {"density": c.asked_density},
-                    "rules": list(c.rules.named.values()),
-                }
-                for c in self.cells
-            ],
+            "cells": [cell.facts for cell in self.cells],
         }
 
 
@@ -108,6 +89,7 @@ class Request:
     rules: Mapping[Cell, Rules] = field(default_factory=dict)
     earlier: Sequence[Song] = ()
     takes: int = 1
+    first: int = 0  # number of the first take: take 7 is the same alone or after 0 to 6
     seed: int = 0
     sampling: Sampling = Sampling()
     window: Window = Window()
@@ -115,8 +97,8 @@ class Request:
     def __post_init__(self) -> None:
         if not 1 <= self.takes <= 64:
             raise ValueError(f"takes: expected 1..64, found {self.takes}.")
-        if self.seed < 0:
-            raise ValueError(f"seed: expected 0 or more, found {self.seed}.")
+        if min(self.seed, self.first) < 0:
+            raise ValueError(f"seed: expected 0 or more, found {min(self.seed, self.first)}.")
 
 
 def infill(
@@ -150,7 +132,7 @@ class _Writing:
     def __init__(self, engine: Engine, request: Request, prefixes: PrefixCache | None) -> None:
         self._engine, self._request = engine, request
         self._prefixes = prefixes or PrefixCache(engine, max_bytes=0)
-        song = codec.encode(request.song)
+        self._encoded = song = codec.encode(request.song)
         self._lengths = song.lengths
         self._programs = song.programs
         self._pitches = {t: _playable(request.song, t) for t in request.selection.tracks}
@@ -158,7 +140,8 @@ class _Writing:
         self._prompt: Prompt = prompt.make(
             song, request.selection, request.controls, request.window, self._held()
         )
-        self._rngs = [np.random.default_rng((request.seed, n)) for n in range(request.takes)]
+        self._numbers = range(request.first, request.first + request.takes)
+        self._rngs = [np.random.default_rng((request.seed, number)) for number in self._numbers]
         self._notes: list[dict[int, list[NDArray[np.void]]]] = [
             {t: [] for t in request.selection.tracks} for _ in self._rngs
         ]
@@ -184,11 +167,12 @@ class _Writing:
         """Return the finished takes."""
         request = self._request
         result = []
-        for number, (notes, cells) in enumerate(zip(self._notes, self._cells, strict=True)):
+        for number, notes, cells in zip(self._numbers, self._notes, self._cells, strict=True):
             by_track = {t: np.concatenate(n) for t, n in notes.items() if n}
             locked = self._ground.locked if self._ground else None
             spliced = splice(request.song, request.selection, by_track, locked)
-            result.append(Take(spliced, by_track, request.seed, number, tuple(cells)))
+            told = tuple(cells)
+            result.append(Take(spliced, by_track, request.seed, number, told, request))
         return result
 
     def _write_cell(
@@ -262,7 +246,7 @@ class _Writing:
         elif isinstance(answer.grammar, CellGrammar):
             self._sounding[take][track] = (bar + 1, answer.grammar.sounding())
         self._notes[take][track].append(notes)
-        asked = self._request.controls.get(cell, NO_CONTROLS).density
+        asked = self._request.controls.get(cell, NO_CONTROLS)
         rules = self._request.rules.get(cell, NO_RULES)
         report = CellReport(track, bar, asked, answer.n_notes, answer.log_likelihood, rules)
         self._cells[take].append(report)
