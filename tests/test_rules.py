@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from anser import cli, demo, vocab
 from anser.bind import bind_rules, earlier_takes
 from anser.errors import ControlError, RuleError, SelectionError
-from anser.rules_check import violations
 from anser.infill import Request, infill
 from anser.rules import Lock, Rules, parse_grid, parse_locks, parse_pitches, parse_scale
+from anser.rules_check import violations
 from anser.sampling import Sampling
 from anser.selection import Selection
 from anser.song import Song

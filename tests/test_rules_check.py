@@ -2,8 +2,8 @@
 
 import pytest
 
-from anser.rules_check import violations
 from anser.rules import Lock, Rules
+from anser.rules_check import violations
 from anser.selection import Selection
 from songs import Part, make_song
 

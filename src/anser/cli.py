@@ -323,6 +323,8 @@ def _write(
 
 
 def _tell_takes(done: Answer) -> None:
+    from anser.report import lines
+
     several = len(done.delivered) > 1
     for delivered in done.delivered:
         take = delivered.take
@@ -331,6 +333,8 @@ def _tell_takes(done: Answer) -> None:
             f"{delivered.path}: {take.n_notes} notes in {len(take.cells)} cells, "
             f"{-take.log_likelihood:.2f} nats a note{which}"
         )
+        for line in lines(take.song, take.cells):
+            typer.echo(line)
     if several:
         typer.echo("Best first: the fewer nats a note, the likelier the model finds its answer.")
 

@@ -171,7 +171,8 @@ class _Writing:
             by_track = {t: np.concatenate(n) for t, n in notes.items() if n}
             locked = self._ground.locked if self._ground else None
             spliced = splice(request.song, request.selection, by_track, locked)
-            told = tuple(cells)
+            original = request.song, self._encoded
+            told = checked(original, spliced, request.selection, cells, request.earlier)
             result.append(Take(spliced, by_track, request.seed, number, told, request))
         return result
 
