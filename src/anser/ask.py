@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CLOSING_BARS: Final = 8  # a song is continued by the tracks that play in its last so many bars
+SAMPLED: Final = tuple(f.name for f in fields(Sampling))
 MOST_NEW_BARS: Final = 1000  # in one call; far beyond what holds together, yet a typo ends
 
 
@@ -129,7 +130,7 @@ def answer(
 
 def make_request(song: Song, selection: Selection, wishes: Wishes) -> Request:
     """Return what was typed as a request; raises ControlError, SelectionError."""
-    chosen = {name: getattr(wishes, name) for name in ("temperature", "top_p", "min_p")}
+    chosen = {name: getattr(wishes, name) for name in SAMPLED}
     with _refusing_values():
         return Request(
             song,

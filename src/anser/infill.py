@@ -19,13 +19,14 @@ from anser import codec, prompt, vocab
 from anser.controls import NO_CONTROLS, Controls
 from anser.grammar import CellGrammar, Spelling
 from anser.ground import Ground, Sounding
-from anser.prompt import Cell, Prompt, Window
+from anser.prompt import Cell, Window
 from anser.ranges import pitch_range
+from anser.reading import Reading
 from anser.report import CellReport, checked
 from anser.room import held
 from anser.rules import NO_RULES, Rules
 from anser.ruling import Ruled, ruled
-from anser.rwkv7.engine import Engine, State
+from anser.rwkv7.engine import Engine
 from anser.rwkv7.prefix import PrefixCache
 from anser.sampling import Sampling, pick
 from anser.selection import Selection
@@ -130,16 +131,21 @@ class _Writing:
     """The takes of one request while they are written."""
 
     def __init__(self, engine: Engine, request: Request, prefixes: PrefixCache | None) -> None:
-        self._engine, self._request = engine, request
-        self._prefixes = prefixes or PrefixCache(engine, max_bytes=0)
+        self._request = request
+        prefixes = prefixes or PrefixCache(engine, max_bytes=0)
         self._encoded = song = codec.encode(request.song)
         self._lengths = song.lengths
         self._programs = song.programs
         self._pitches = {t: _playable(request.song, t) for t in request.selection.tracks}
         self._ground = self._make_ground() if request.rules else None
-        self._prompt: Prompt = prompt.make(
-            song, request.selection, request.controls, request.window, self._held()
-        )
+        strength = request.sampling.strength if request.controls else 1.0
+        asked = [request.controls] + [_without(request.controls)] * (strength != 1)
+        prompts = [
+            prompt.make(song, request.selection, wishes, request.window, self._held())
+            for wishes in asked
+        ]
+        self._cells_in_order = [segment.cell for segment in prompts[0].segments]
+        self._reading = Reading(engine, prefixes, prompts, request.takes, strength)
         self._numbers = range(request.first, request.first + request.takes)
         self._rngs = [np.random.default_rng((request.seed, number)) for number in self._numbers]
         self._notes: list[dict[int, list[NDArray[np.void]]]] = [
@@ -153,15 +159,9 @@ class _Writing:
 
     def events(self) -> Iterator[Decided]:
         """Write all cells, yielding every note and every cell's end."""
-        n_takes = self._request.takes
-        first, *others = self._prompt.segments
-        state, logits = self._prefixes.read(first.given)
-        state, logits = state.repeat(n_takes), np.repeat(logits, n_takes, axis=0)
-        yield from self._write_cell(first.cell, state, logits)
-        for segment in others:
-            given = [vocab.END, *segment.given.tolist()]  # the end of each take's last answer
-            logits = self._engine.prefill(state, np.tile(np.array(given), (n_takes, 1)))
-            yield from self._write_cell(segment.cell, state, logits)
+        for i, cell in enumerate(self._cells_in_order):
+            logits = self._reading.go_on(i) if i else self._reading.begin()
+            yield from self._write_cell(cell, logits)
 
     def takes(self) -> list[Take]:
         """Return the finished takes."""
@@ -176,9 +176,7 @@ class _Writing:
             result.append(Take(spliced, by_track, request.seed, number, told, request))
         return result
 
-    def _write_cell(
-        self, cell: Cell, state: State, logits: NDArray[np.float32]
-    ) -> Iterator[Decided]:
+    def _write_cell(self, cell: Cell, logits: NDArray[np.float32]) -> Iterator[Decided]:
         """Write one cell of every take; rows of finished takes move to the end of the batch.
 
         The id `end` is left to be read with what is given next.
@@ -199,10 +197,9 @@ class _Writing:
                 if answers[rows[row]].grammar.done:
                     n_writing -= 1
                     rows[row], rows[n_writing] = rows[n_writing], rows[row]
-                    _swap(state, row, n_writing)
+                    self._reading.swap(row, n_writing)
             if n_writing:
-                ids = np.array([answers[take].ids[-1] for take in rows[:n_writing]])
-                logits = self._engine.step(state.rows(n_writing), ids)
+                logits = self._reading.step([answers[take].ids[-1] for take in rows[:n_writing]])
 
     def _instrument(self, cell: Cell) -> tuple[int, tuple[int, int]]:
         """Return the program that a cell is written for, and the pitches it plays."""
@@ -285,11 +282,9 @@ class _Answer:
         self.log_likelihood += drawn.log_likelihood
 
 
-def _swap(state: State, one: int, other: int) -> None:
-    """Exchange two sequences of a state."""
-    if one != other:
-        for part in (state.shift, state.wkv):
-            part[[one, other]] = part[[other, one]]
+def _without(controls: Mapping[Cell, Controls]) -> dict[Cell, Controls]:
+    """Return what is asked when nothing is: the programs stay."""
+    return {cell: asked.only(("program",)) for cell, asked in controls.items()}
 
 
 def _playable(song: Song, track: int) -> tuple[int, int]:

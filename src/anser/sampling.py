@@ -18,6 +18,7 @@ class Sampling:
     temperature: float = 1.0  # 0 = always the likeliest id
     top_p: float = 0.98  # keep the likeliest ids that hold this share of probability
     min_p: float = 0.02  # and only those at least this share as likely as the likeliest
+    strength: float = 1.0  # how many times what the controls change in the logits counts
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature <= 10:
@@ -26,6 +27,8 @@ class Sampling:
             raise ValueError(f"top_p: expected above 0, at most 1, found {self.top_p}.")
         if not 0 <= self.min_p <= 1:
             raise ValueError(f"min_p: expected 0..1, found {self.min_p}.")
+        if not 0 <= self.strength <= 10:
+            raise ValueError(f"strength: expected 0..10, found {self.strength}.")
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,16 @@ class Wishes:
         ),
     ] = None
 
+    strength: Annotated[
+        float | None,
+        Option(
+            "How strongly what is asked for counts, from 1; 2 is strong and takes up to twice "
+            "the time.",
+            "X",
+            SOUND,
+        ),
+    ] = None
+
     takes: Annotated[int, Option("How many answers, 1 to 64.", "N", RUN)] = 1
     seed: Annotated[int, Option("Equal seeds give equal answers; try another.", "K", RUN)] = 0
     model: Annotated[
