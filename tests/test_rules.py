@@ -13,7 +13,15 @@ from anser import cli, demo, vocab
 from anser.bind import bind_rules, earlier_takes
 from anser.errors import ControlError, RuleError, SelectionError
 from anser.infill import Request, infill
-from anser.rules import Lock, Rules, parse_grid, parse_locks, parse_pitches, parse_scale
+from anser.rules import (
+    Lock,
+    Rules,
+    parse_grid,
+    parse_locks,
+    parse_pitches,
+    parse_scale,
+    pitch_name,
+)
 from anser.rules_check import violations
 from anser.sampling import Sampling
 from anser.selection import Selection
@@ -68,6 +76,10 @@ def in_cells(song, selection, track=0):
 )
 def test_scales(text, classes):
     assert parse_scale(text) == classes
+
+
+def test_middle_c_is_c4():
+    assert [pitch_name(pitch) for pitch in (0, 60, 70)] == ["C-1", "C4", "Bb4"]
 
 
 def test_pitches_grids_and_locks():

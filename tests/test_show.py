@@ -7,12 +7,6 @@ from anser import show
 from songs import Part, make_song
 
 
-def test_middle_c_is_c4():
-    assert show.pitch_name(60) == "C4"
-    assert show.pitch_name(0) == "C-1"
-    assert show.pitch_name(70) == "A#4"
-
-
 @pytest.fixture
 def song():
     bass = Part([(0, 480, 40, 90), (4 * 480, 480, 43, 90)], program=33, channel=1, name="Bass")

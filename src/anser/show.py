@@ -13,6 +13,7 @@ import numpy as np
 from anser.chords import recognize
 from anser.codec import encode
 from anser.instruments import instrument_name
+from anser.rules import pitch_name
 from anser.selection import Selection
 from anser.song import Song
 from anser.tracks import Track
@@ -21,15 +22,9 @@ from anser.vocab import GRID
 if TYPE_CHECKING:
     from rich.console import Console
 
-NOTE_NAMES: Final = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 EXAMPLE_BARS: Final = 4
 MOST_ROWS: Final = 100  # tracks in the table
 MOST_LISTED: Final = 6  # changes of meter that are named one by one
-
-
-def pitch_name(pitch: int) -> str:
-    """Return a MIDI pitch (0-127) as musicians write it, with middle C as C4 = 60."""
-    return f"{NOTE_NAMES[pitch % 12]}{pitch // 12 - 1}"
 
 
 def facts(song: Song) -> dict[str, Any]:
