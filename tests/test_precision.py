@@ -17,7 +17,8 @@ def examples():
         song = codec.encode(band(6, seed))
         cells = Selection.of([seed % 2], range(2, 4))
         n_notes = int(sum(song.n_notes[cell] for cell in cells.cells))
-        made.append(Heldout(song, seed, prompt.make(song, cells), n_notes))
+        shown = prompt.make(song, cells)
+        made.append(Heldout(song, seed, shown, shown, n_notes))
     return made
 
 
