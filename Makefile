@@ -26,8 +26,8 @@ check: $(STAMPS)/dev  ## format, lint, types, tests: all that a change must pass
 	$(BIN)/mypy
 	$(BIN)/pytest
 
-bench: $(STAMPS)/anser  ## measure the engine on this machine; benchmarks/ compares with others
-	$(BIN)/python benchmarks/engine.py --checkpoint src/anser/data/anser-2.safetensors
+bench: $(STAMPS)/anser  ## measure the model on this machine; benchmarks/ compares with others
+	$(BIN)/anser bench
 
 ENGINE := native/rwkv7.cpp native/kernels.cpp tests/native/fingerprint.cpp
 ENGINE_FLAGS := -std=c++17 -ffp-contract=off -Wno-psabi -Inative -pthread -DANSER_NAME=portable \
