@@ -16,7 +16,7 @@ ORDER = (
     "vocab rules rules_check ranges codec room ground chords controls control_words "
     "prompt grammar ruling sampling reading report infill plain "
     "take_file apart vary rank wishes bind models "
-    "show roll ask demo bench options cli"
+    "show roll ask demo bench options tell cli"
 ).split()
 FOLDERS = {
     "rwkv7": {"errors"},  # knows nothing of music

@@ -130,7 +130,7 @@ def test_rules_are_typed_for_all_tracks_or_for_one():
     with pytest.raises(SelectionError):
         bind_rules(song, selection, Wishes(grid=("flute=1/8",)))
     with pytest.raises(ControlError, match="no-repeat"):
-        earlier_takes(Wishes(unlike=(Path("take.mid"),)))
+        earlier_takes(band(), Wishes(unlike=(Path("take.mid"),)))
 
 
 # ---- each rule alone

@@ -7,22 +7,19 @@ and as many further numbers are written. What is kept of a call is still reprodu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from anser import room, vocab
-from anser.infill import Decided, Request, Take, infill
-from anser.rules import NO_RULES
-from anser.rwkv7.engine import Engine
-from anser.rwkv7.prefix import PrefixCache
+from anser.infill import Request, Take
+from anser.prompt import Cell
+from anser.rules import NO_RULES, Rules
 from anser.song import Song
 
 ROUNDS: Final = 4  # of writing further takes, at most; then the least alike of all are given
 
+Writer = Callable[[Request], list[Take]]
 Places = frozenset[tuple[int, int, int]]  # track, onset (24 a quarter), pitch
 
 
@@ -46,69 +43,84 @@ class Apart:
         return likeness < 1 and likeness <= 1 - self.least
 
 
-def places(song: Song, notes: Iterable[tuple[int, NDArray[np.void]]]) -> Places:
-    """Return where notes (track, NOTE) begin; how long and how loud they are is left out."""
-    per_quarter = song.ticks_per_quarter
-    found: set[tuple[int, int, int]] = set()
-    for track, those in notes:
-        onsets = (2 * those["onset"] * vocab.GRID + per_quarter) // (2 * per_quarter)
-        found |= {
-            (track, *pair) for pair in zip(onsets.tolist(), those["pitch"].tolist(), strict=True)
-        }
-    return frozenset(found)
+@dataclass(frozen=True)
+class Heard:
+    """Where the notes in the selected cells begin, and which of them stay in every take."""
+
+    notes: Places
+    stays: Places
+
+    def alike(self, other: Heard) -> float:
+        """Return the share of common notes among all of both, 0..1; two silences are 1.
+
+        How long and how loud notes are does not count, nor do those that stay in both.
+        """
+        stays = self.stays & other.stays
+        mine, theirs = self.notes - stays, other.notes - stays
+        return len(mine & theirs) / len(mine | theirs) if mine or theirs else 1.0
 
 
-def alike(one: Places, other: Places) -> float:
-    """Return the share of common notes among all of both; two silences are 1."""
-    return len(one & other) / len(one | other) if one or other else 1.0
+def heard(take: Take) -> Heard:
+    """Return the notes of a take."""
+    cells = [(cell.track, cell.bar) for cell in take.cells]
+    notes = _places(take.song, cells)
+    request = take.request
+    return Heard(notes, _staying(request.song, cells, request.rules) if request else frozenset())
 
 
-def infill_apart(
-    engine: Engine,
-    request: Request,
-    apart: Apart = Apart(),
-    on_event: Callable[[Decided], None] | None = None,
-    prefixes: PrefixCache | None = None,
-) -> list[Take]:
-    """Return takes as `infill` does, but ones that are apart, in the order of their numbers.
+def takes_apart(write: Writer, request: Request, apart: Apart = Apart()) -> list[Take]:
+    """Return takes as `write` does, but ones that are apart, in the order of their numbers.
 
     Where too few such are found, the model being sure of its answer, the least alike of those that
     were written make up the number.
     """
-    cache = prefixes or PrefixCache(engine)
-    avoided = [_standing(request, song) for song in apart.avoid]
-    kept: list[tuple[Take, Places]] = []
-    passed: list[tuple[Take, Places]] = []
+    cells = sorted(request.selection.cells)
+    earlier = [_places(song, cells) for song in apart.avoid]
+    # whatever stays in a take may have stayed in an earlier one too
+    avoided = [Heard(notes, notes) for notes in earlier]
+    kept: list[tuple[Take, Heard]] = []
+    passed: list[tuple[Take, Heard]] = []
     first = request.first
     for _ in range(ROUNDS):
         missing = request.takes - len(kept)
-        written = infill(engine, replace(request, takes=missing, first=first), on_event, cache)
+        written = write(replace(request, takes=missing, first=first))
         first += missing
         for take in written:
-            here = places(request.song, take.notes.items())
+            here = heard(take)
             others = [*avoided, *(there for _, there in kept)]
-            is_apart = all(apart.allows(alike(here, other)) for other in others)
+            is_apart = all(apart.allows(here.alike(other)) for other in others)
             (kept if is_apart else passed).append((take, here))
         if len(kept) == request.takes:
             break
     while len(kept) < request.takes:
         others = [*avoided, *(there for _, there in kept)]
-        least = min(passed, key=lambda pair: max(alike(pair[1], o) for o in others))
+        least = min(passed, key=lambda pair: max(pair[1].alike(other) for other in others))
         passed.remove(least)
         kept.append(least)
     return sorted((take for take, _ in kept), key=lambda take: take.number)
 
 
-def _standing(request: Request, song: Song) -> Places:
-    """Return the notes of an earlier take in the selected cells, without those that stay."""
-    found, locked = [], []
-    for track, bar in sorted(request.selection.cells):
+def _places(song: Song, cells: Sequence[Cell]) -> Places:
+    found: set[tuple[int, int, int]] = set()
+    for track, bar in cells:
         if track >= len(song.tracks) or bar >= song.n_bars:
             continue
-        notes = song.tracks[track].notes
-        start, end = song.bars.starts[bar : bar + 2]
-        found.append((track, notes[(notes["onset"] >= start) & (notes["onset"] < end)]))
-        rules = request.rules.get((track, bar), NO_RULES)
-        stays = room.staying(request.song, (track, bar), rules)
-        locked.append((track, np.array(stays, dtype=notes.dtype)))
-    return places(song, found) - places(request.song, locked)
+        notes, starts = song.tracks[track].notes, song.bars.starts
+        here = notes[(notes["onset"] >= starts[bar]) & (notes["onset"] < starts[bar + 1])]
+        for onset, _, pitch, _ in here.tolist():
+            found.add((track, _on_grid(song, onset), pitch))
+    return frozenset(found)
+
+
+def _staying(song: Song, cells: Sequence[Cell], rules: Mapping[Cell, Rules]) -> Places:
+    return frozenset(
+        (cell[0], _on_grid(song, onset), pitch)
+        for cell in cells
+        if cell in rules
+        for onset, _, pitch, _ in room.staying(song, cell, rules.get(cell, NO_RULES))
+    )
+
+
+def _on_grid(song: Song, tick: int) -> int:
+    per_quarter = song.ticks_per_quarter
+    return (2 * tick * vocab.GRID + per_quarter) // (2 * per_quarter)

@@ -16,13 +16,16 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from anser import models, vocab
+from anser.apart import Apart, takes_apart
 from anser.bind import bind_controls, bind_rules, earlier_takes
 from anser.errors import AnserError, ControlError, SelectionError
 from anser.infill import Decided, Request, Take, infill
-from anser.rank import best_first
+from anser.rank import Ranked, ranked
 from anser.sampling import Sampling
 from anser.selection import Selection
 from anser.song import Song
+from anser.take_file import SUFFIX, TakeFile, opened
+from anser.vary import likeness_kept, varied
 from anser.wishes import Wishes
 
 if TYPE_CHECKING:
@@ -38,7 +41,22 @@ class Delivered:
     """A take and the file it was written to."""
 
     path: Path
-    take: Take
+    ranked: Ranked
+    kept: Path | None = None  # the file of the take
+    amount: float | None = None  # of variation
+
+    @property
+    def take(self) -> Take:
+        """The take."""
+        return self.ranked.take
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Return what `--json` prints of it."""
+        kept = {"take_file": str(self.kept)} if self.kept else {}
+        like = {} if self.amount is None else {"likeness_kept": round(likeness_kept(self.take), 3)}
+        ranking = {"ranking": self.ranked.facts}
+        return {"file": str(self.path), **kept, **self.take.report, **like, **ranking}
 
 
 @dataclass(frozen=True)
@@ -59,7 +77,7 @@ class Answer:
             "model": self.model,
             "seconds": round(self.seconds, 3),
             "repairs": list(self.request.song.repairs),
-            "takes": [{"file": str(d.path), **d.take.report} for d in self.delivered],
+            "takes": [delivered.facts for delivered in self.delivered],
         }
 
 
@@ -110,22 +128,43 @@ def lengthened(song: Song, n_bars: int) -> Song:
 
 
 def answer(
-    song: Song, selection: Selection, wishes: Wishes, output: Path, *, shows_progress: bool = False
+    song: Song,
+    selection: Selection,
+    wishes: Wishes,
+    output: Path,
+    *,
+    amount: float | None = None,
+    shows_progress: bool = False,
 ) -> Answer:
-    """Load the model, write the takes, and put them into files; nothing is written on an error."""
+    """Load the model, write the takes, and put them into files; nothing is written on an error.
+
+    With an `amount` they are variations of what stands there.
+    """
     check_output(output)
     request = make_request(song, selection, wishes)
     with _refusing_values():
+        apart = Apart(wishes.apart, tuple(opened(path, song) for path in wishes.avoid))
         model = models.load(wishes.model or models.DEFAULT, threads=wishes.threads)
     with _progress(request, shown=shows_progress) as on_event:
         start = time.perf_counter()
-        takes = best_first(infill(model.engine, request, on_event))
+
+        def write(asked: Request) -> list[Take]:
+            return infill(model.engine, asked, on_event, model.prefixes)
+
+        def vary(asked: Request) -> list[Take]:
+            return varied(write, asked, amount or 0)
+
+        takes = takes_apart(write if amount is None else vary, request, apart)
         seconds = time.perf_counter() - start
     paths = _paths(output, len(takes))
-    for path, take in zip(paths, takes, strict=True):
-        take.song.write(path)
-    delivered = tuple(Delivered(p, t) for p, t in zip(paths, takes, strict=True))
-    return Answer(request, model.name, delivered, seconds)
+    delivered = []
+    for path, one in zip(paths, ranked(takes), strict=True):
+        one.take.song.write(path)
+        kept = path.with_suffix(SUFFIX) if wishes.save_takes else None
+        if kept is not None:
+            TakeFile.of(one.take, model.name, model.fingerprint).save(kept)
+        delivered.append(Delivered(path, one, kept, amount))
+    return Answer(request, model.name, tuple(delivered), seconds)
 
 
 def make_request(song: Song, selection: Selection, wishes: Wishes) -> Request:
@@ -137,7 +176,7 @@ def make_request(song: Song, selection: Selection, wishes: Wishes) -> Request:
             selection,
             bind_controls(song, selection, wishes),
             bind_rules(song, selection, wishes),
-            earlier_takes(wishes),
+            earlier_takes(song, wishes),
             takes=wishes.takes,
             seed=wishes.seed,
             sampling=Sampling(**{k: v for k, v in chosen.items() if v is not None}),

@@ -20,6 +20,7 @@ from anser.prompt import Cell
 from anser.rules import NAMES, NO_RULES, Rules, parse_locks
 from anser.selection import BARS, Selection, find_track, parse_bars
 from anser.song import Song
+from anser.take_file import opened
 from anser.wishes import Wishes, Words
 
 CONTROL_WORDS: Final = (*READERS, "chords", "like")
@@ -54,13 +55,13 @@ def bind_controls(song: Song, selection: Selection, wishes: Wishes) -> dict[Cell
     return {cell: Controls(**values) for cell, values in sorted(asked.items()) if values}
 
 
-def earlier_takes(wishes: Wishes) -> tuple[Song, ...]:
+def earlier_takes(song: Song, wishes: Wishes) -> tuple[Song, ...]:
     """Read the files of earlier takes; raises ControlError if no rule heeds them."""
     if wishes.unlike and not wishes.no_repeat:
         raise ControlError(
             "unlike: expected --no-repeat N too, which says how many notes in a row."
         )
-    return tuple(Song.read(path) for path in wishes.unlike)
+    return tuple(opened(path, song) for path in wishes.unlike)
 
 
 def _addressed(

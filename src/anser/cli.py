@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 
 from anser import options as typed
+from anser.tell import print_json, tell_repairs, write
 from anser.wishes import CELLS, Wishes
-
-if TYPE_CHECKING:
-    from anser.ask import Answer
-    from anser.selection import Selection
-    from anser.song import Song
 
 DONE, BUG, WRONG_REQUEST, NO_MUSIC = 0, 1, 2, 3  # exit codes; 130 is Ctrl-C
 
@@ -120,9 +116,9 @@ def show(
         from anser import roll
 
         roll.write(png, opened, marked)
-    _tell_repairs(opened)
+    tell_repairs(opened)
     if as_json:
-        _print_json(facts(opened) | ({"chords": chord_facts(opened)} if chords else {}))
+        print_json(facts(opened) | ({"chords": chord_facts(opened)} if chords else {}))
         return
     from rich.console import Console
 
@@ -138,30 +134,9 @@ def infill_command(  # noqa: PLR0913  # its parameters are the command's options
     song: typed.SongFile,
     output: typed.Output,
     *,
-    track: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="T",
-            help="A track, by number or name, with --bars; may be repeated: --track bass.",
-            rich_help_panel=CELLS,
-        ),
-    ] = None,
-    bars: Annotated[
-        str | None,
-        typer.Option(
-            metavar="A-B",
-            help="The bars of these tracks, by default all: --bars 9-12, --bars 1-2+5.",
-            rich_help_panel=CELLS,
-        ),
-    ] = None,
-    cells: Annotated[
-        str | None,
-        typer.Option(
-            metavar="CELLS",
-            help='Any pattern of cells: --cells "bass:9-12, drums:9-16".',
-            rich_help_panel=CELLS,
-        ),
-    ] = None,
+    track: typed.ChosenTracks = None,
+    bars: typed.ChosenBars = None,
+    cells: typed.ChosenCells = None,
     wishes: Wishes,
     as_json: typed.Json = False,
     quiet: typed.Quiet = False,
@@ -177,7 +152,42 @@ def infill_command(  # noqa: PLR0913  # its parameters are the command's options
     check_output(output)
     opened = Song.read(song, repair=repair)
     selection = choose(opened, cells, track or (), bars)
-    _write(opened, selection, wishes, output, as_json=as_json, quiet=quiet)
+    write(opened, selection, wishes, output, as_json=as_json, quiet=quiet)
+
+
+@app.command(name="vary")
+@typed.takes_wishes
+def vary_command(  # noqa: PLR0913  # its parameters are the command's options
+    song: typed.SongFile,
+    output: typed.Output,
+    *,
+    track: typed.ChosenTracks = None,
+    bars: typed.ChosenBars = None,
+    cells: typed.ChosenCells = None,
+    amount: Annotated[
+        float,
+        typer.Option(
+            metavar="0..1",
+            help="How much is written anew: 0 leaves all as it is, 1 is free. --amount 0.3",
+            rich_help_panel=CELLS,
+        ),
+    ] = 0.5,
+    wishes: Wishes,
+    as_json: typed.Json = False,
+    quiet: typed.Quiet = False,
+    repair: typed.Repair = False,
+) -> None:
+    """Write variations of what stands in the selected cells: some notes stay, others are new.
+
+    Example: anser vary song.mid --track bass --bars 9-12 --amount 0.3 --takes 4 -o out.mid
+    """
+    from anser.ask import check_output, choose
+    from anser.song import Song
+
+    check_output(output)
+    opened = Song.read(song, repair=repair)
+    selection = choose(opened, cells, track or (), bars)
+    write(opened, selection, wishes, output, as_json=as_json, quiet=quiet, amount=amount)
 
 
 @app.command(name="continue")
@@ -224,7 +234,40 @@ def continue_command(  # noqa: PLR0913  # its parameters are the command's optio
     longer = lengthened(opened, bars)
     new_bars = range(opened.n_bars, longer.n_bars)
     selection = Selection.of(named or closing_tracks(opened), new_bars)
-    _write(longer, selection, wishes, output, as_json=as_json, quiet=quiet)
+    write(longer, selection, wishes, output, as_json=as_json, quiet=quiet)
+
+
+@app.command(name="apply")
+def apply_command(
+    take: Annotated[
+        Path,
+        typer.Argument(metavar="TAKE", help="A file that --save-takes wrote.", show_default=False),
+    ],
+    song: typed.SongFile,
+    output: typed.Output,
+    anyway: Annotated[
+        bool,
+        typer.Option("--anyway", help="Also if the song has changed, bar lines and tracks apart."),
+    ] = False,
+    quiet: typed.Quiet = False,
+    repair: typed.Repair = False,
+) -> None:
+    """Put a take that was kept into its song again: the same bytes, without any model.
+
+    Example: anser apply out.1.take.json song.mid -o out.mid
+    """
+    from anser.ask import check_output
+    from anser.song import Song
+    from anser.take_file import TakeFile
+
+    check_output(output)
+    kept = TakeFile.load(take)
+    kept.replay(Song.read(song, repair=repair), anyway=anyway).write(output)
+    if not quiet:
+        typer.echo(
+            f"{output}: take {kept.take} of seed {kept.seed} by {kept.maker.model}, "
+            f"{sum(len(cell.notes) for cell in kept.cells)} notes in {len(kept.cells)} cells"
+        )
 
 
 @app.command()
@@ -277,7 +320,7 @@ def bench(
     from anser.bench import measure, table
 
     report = measure(model, threads, long=long, tell=lambda what: typer.echo(what, err=True))
-    _print_json(report) if as_json else typer.echo(table(report))
+    print_json(report) if as_json else typer.echo(table(report))
 
 
 def main() -> None:
@@ -298,53 +341,3 @@ def main() -> None:
             err=True,
         )
         sys.exit(BUG)
-
-
-def _write(
-    song: Song,
-    selection: Selection,
-    wishes: Wishes,
-    output: Path,
-    *,
-    as_json: bool,
-    quiet: bool,
-) -> None:
-    """Answer, and say what came out."""
-    from anser.ask import answer
-
-    if not quiet:
-        _tell_repairs(song)
-    shown = not quiet and sys.stderr.isatty()
-    done = answer(song, selection, wishes, output, shows_progress=shown)
-    if as_json:
-        _print_json(done.report)
-    elif not quiet:
-        _tell_takes(done)
-
-
-def _tell_takes(done: Answer) -> None:
-    from anser.report import lines
-
-    several = len(done.delivered) > 1
-    for delivered in done.delivered:
-        take = delivered.take
-        which = f", take {take.number + 1} of seed {take.seed}" if several else ""
-        typer.echo(
-            f"{delivered.path}: {take.n_notes} notes in {len(take.cells)} cells, "
-            f"{-take.log_likelihood:.2f} nats a note{which}"
-        )
-        for line in lines(take.song, take.cells):
-            typer.echo(line)
-    if several:
-        typer.echo("Best first: the fewer nats a note, the likelier the model finds its answer.")
-
-
-def _tell_repairs(song: Song) -> None:
-    for repaired in song.repairs:
-        typer.echo(f"repaired: {repaired}", err=True)
-
-
-def _print_json(report: dict[str, Any]) -> None:
-    import json
-
-    typer.echo(json.dumps(report, indent=2, ensure_ascii=False))

@@ -5,24 +5,31 @@ Knows where checkpoints lie and that model and vocabulary must fit each other; t
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from anser import vocab
+from anser.apart import takes_apart
 from anser.controls import Controls
 from anser.errors import CheckpointError
 from anser.infill import Decided, Request, Take, infill, same_for_all, stream
 from anser.rank import best_first
 from anser.rules import NO_RULES, Rules
 from anser.rwkv7 import checkpoint
+from anser.rwkv7.checkpoint import Tensors
 from anser.rwkv7.engine import Engine
 from anser.rwkv7.prefix import PrefixCache
 from anser.sampling import Sampling
 from anser.selection import Selection
 from anser.song import Song
+from anser.vary import varied
 
 DEFAULT: Final = "anser-2"
 SUFFIX: Final = ".safetensors"
@@ -36,6 +43,16 @@ class Model:
     engine: Engine
     metadata: dict[str, str] = field(repr=False)
     prefixes: PrefixCache = field(repr=False)  # so that another seed reads nothing again
+    tensors: Tensors = field(repr=False)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights: names, types, shapes and values."""
+        found = hashlib.sha256()
+        for name, tensor in sorted(self.tensors.items()):
+            found.update(f"{name} {tensor.dtype.str} {tensor.shape}\n".encode())
+            found.update(np.ascontiguousarray(tensor).data)
+        return found.hexdigest()
 
     def infill(
         self,
@@ -59,7 +76,29 @@ class Model:
         """
         request = _request(song, selection, density, rules)
         request = replace(request, takes=takes, seed=seed, sampling=sampling)
-        return best_first(infill(self.engine, request, prefixes=self.prefixes))
+        return best_first(takes_apart(self._write, request))
+
+    def vary(
+        self,
+        song: Song,
+        selection: Selection | str,
+        amount: float = 0.5,
+        *,
+        takes: int = 1,
+        seed: int = 0,
+        sampling: Sampling = Sampling(),
+    ) -> list[Take]:
+        """Write variations of what stands in the selected cells, the best first.
+
+        `amount` is the share of each cell's notes that is written anew: 0 leaves all as it is, 1 is
+        free. Raises as `infill` does, and `ControlError` for another amount.
+        """
+        request = _request(song, selection, None, NO_RULES)
+        request = replace(request, takes=takes, seed=seed, sampling=sampling)
+        return best_first(takes_apart(partial(varied, self._write, amount=amount), request))
+
+    def _write(self, request: Request) -> list[Take]:
+        return infill(self.engine, request, prefixes=self.prefixes)
 
     def stream(
         self,
@@ -124,4 +163,4 @@ def _open(path: Path, name: str, threads: int | None) -> Model:
             "Use the version of Anser that the model was made with."
         )
     engine = Engine(opened, threads=threads)
-    return Model(name, engine, opened.metadata, PrefixCache(engine))
+    return Model(name, engine, opened.metadata, PrefixCache(engine), opened.tensors)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
 
 import typer
 
-from anser.wishes import RUN, Wishes
+from anser.wishes import CELLS, RUN, Wishes
 
 SongFile = Annotated[Path, typer.Argument(metavar="SONG", help="A MIDI file.", show_default=False)]
 Output = Annotated[
@@ -22,6 +22,33 @@ Output = Annotated[
         metavar="FILE",
         help="Where the answer goes; several takes go to FILE.1.mid, FILE.2.mid …, best first.",
         show_default=False,
+    ),
+]
+ChosenTracks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track",
+        metavar="T",
+        help="A track, by number or name, with --bars; may be repeated: --track bass.",
+        rich_help_panel=CELLS,
+    ),
+]
+ChosenBars = Annotated[
+    str | None,
+    typer.Option(
+        "--bars",
+        metavar="A-B",
+        help="The bars of these tracks, by default all: --bars 9-12, --bars 1-2+5.",
+        rich_help_panel=CELLS,
+    ),
+]
+ChosenCells = Annotated[
+    str | None,
+    typer.Option(
+        "--cells",
+        metavar="CELLS",
+        help='Any pattern of cells: --cells "bass:9-12, drums:9-16".',
+        rich_help_panel=CELLS,
     ),
 ]
 Repair = Annotated[

@@ -1,21 +1,178 @@
-"""Takes → the same takes, best first.
+"""Takes of one request → the same takes, best first, and why.
 
-Silence is the likeliest note: an answer with few notes has little to be wrong about. So takes that
-fill more of the cells come first, and only among equals the likelier per note.
+Each take is judged by what can be known without hearing it: how likely the model finds it, whether
+it came out as asked, how it stands to the other takes, and whether it copies bars of the song.
+Silence is the likeliest note, for an answer with few notes has little to be wrong about: so cells
+left silent count against a take, however likely it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
+import numpy as np
+
+from anser import codec
+from anser.apart import heard
+from anser.codec import Encoded
 from anser.infill import Take
+from anser.report import UNMEASURED, CellReport, is_met
+
+# What a take gains or loses in order, fitted on the valid split: see evaluate.ranking.
+SILENCE: Final = -10.0  # for all cells silent
+NATS: Final = -1.0  # for a nat a note
+MET: Final = 1.0  # for all controls met
+AGREEMENT: Final = 0.0  # for being the same as all other takes
+COPIES: Final = 0.0  # for all cells copied from bars of the song
+
+CLEARLY: Final = 0.1  # nats a note that a take is likelier than the mean of all, to be called so
 
 
-def n_silent(take: Take) -> int:
-    """Return how many cells were answered with silence."""
-    return sum(cell.n_notes == 0 for cell in take.cells)
+@dataclass(frozen=True)
+class Ranked:
+    """A take and what speaks for it."""
+
+    take: Take
+    n_silent: int  # cells answered with silence that was not asked for
+    n_asked: int  # controls, over all cells
+    missed: tuple[tuple[CellReport, str], ...]  # controls that did not come out, and where
+    agreement: float | None  # mean share of notes common with another take; None if there is none
+    n_copies: int  # cells that hold the same notes as an unselected bar of their track
+    gain: float  # nats a note that it is likelier than the mean of the takes
+
+    @property
+    def score(self) -> float:
+        """What the order goes by; differences between takes of one request have a meaning."""
+        n_cells = max(len(self.take.cells), 1)
+        met = 1 - len(self.missed) / self.n_asked if self.n_asked else 1
+        return (
+            SILENCE * self.n_silent / n_cells
+            + NATS * -self.take.log_likelihood
+            + MET * met
+            + AGREEMENT * (self.agreement or 0)
+            + COPIES * self.n_copies / n_cells
+        )
+
+    @property
+    def why(self) -> str:
+        """Say in a line what speaks for and against the take."""
+        nats = f"{-self.take.log_likelihood:.2f} nats a note"
+        if self.agreement is None:
+            parts = [nats]
+        else:
+            less = "likely" if self.gain > CLEARLY else "bold" if self.gain < -CLEARLY else "usual"
+            parts = [f"{less} ({nats})"]
+        if self.n_silent:
+            parts.append(f"{_cells(self.n_silent)} silent")
+        if self.n_asked:
+            n_met = self.n_asked - len(self.missed)
+            parts.append(
+                f"{n_met} of {self.n_asked} controls met" if self.missed else "all controls met"
+            )
+        if self.agreement is not None:
+            parts.append(_agreed(self.agreement))
+        if self.n_copies:
+            parts.append(f"{_cells(self.n_copies)} as elsewhere in the song")
+        return ", ".join(parts)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Return the same ready for JSON."""
+        return {
+            "score": round(self.score, 4),
+            "why": self.why,
+            "silent_cells": self.n_silent,
+            "controls_asked": self.n_asked,
+            "controls_met": self.n_asked - len(self.missed),
+            "common_with_other_takes": None if self.agreement is None else round(self.agreement, 3),
+            "cells_copied_from_the_song": self.n_copies,
+        }
+
+
+def ranked(takes: Sequence[Take]) -> list[Ranked]:
+    """Judge the takes of one request and order them, best first; ties keep their order."""
+    if not takes:
+        return []
+    where = [heard(take) for take in takes]
+    mean = float(np.mean([take.log_likelihood for take in takes]))
+    known = _bars_around(takes[0])
+    judged = []
+    for at, take in enumerate(takes):
+        others = [where[at].alike(other) for i, other in enumerate(where) if i != at]
+        missed = tuple((c, n) for c in take.cells for n in _measured(c) if not _is_met(c, n))
+        judged.append(
+            Ranked(
+                take,
+                n_silent=n_silent(take),
+                n_asked=sum(len(_measured(cell)) for cell in take.cells),
+                missed=missed,
+                agreement=float(np.mean(others)) if others else None,
+                n_copies=_n_copies(take, known) if known else 0,
+                gain=take.log_likelihood - mean,
+            )
+        )
+    return sorted(judged, key=lambda one: -one.score)
 
 
 def best_first(takes: Iterable[Take]) -> list[Take]:
-    """Order takes by silent cells, fewest first, then by nats per note; ties keep their order."""
-    return sorted(takes, key=lambda take: (n_silent(take), -take.log_likelihood))
+    """Order takes as `ranked` does."""
+    return [one.take for one in ranked(list(takes))]
+
+
+def n_silent(take: Take) -> int:
+    """Return how many cells were answered with silence, those asked to be silent left out."""
+    return sum(cell.n_notes == 0 and _may_play(cell) for cell in take.cells)
+
+
+def _may_play(cell: CellReport) -> bool:
+    held = cell.rules.notes is not None and cell.rules.notes[1] == 0
+    return cell.asked.density != 0 and cell.asked.silence != 1 and not held
+
+
+def _measured(cell: CellReport) -> list[str]:
+    return [name for name in cell.asked.asked() if name not in UNMEASURED]
+
+
+def _is_met(cell: CellReport, name: str) -> bool:
+    if getattr(cell.realised, name) is None:
+        return False
+    return is_met(name, cell.asked, cell.realised)
+
+
+def _bars_around(take: Take) -> dict[int, set[bytes]]:
+    """Return the unselected bars of the selected tracks, each as its places."""
+    if take.request is None:
+        return {}
+    song, selected = codec.encode(take.request.song), take.request.selection.cells
+    return {
+        track: {
+            _places(song, (track, bar))
+            for bar in np.flatnonzero(song.n_notes[track]).tolist()
+            if (track, bar) not in selected
+        }
+        for track in take.request.selection.tracks
+    }
+
+
+def _n_copies(take: Take, known: dict[int, set[bytes]]) -> int:
+    song = codec.encode(take.song)
+    playing = [(c.track, c.bar) for c in take.cells if c.n_notes]
+    return sum(_places(song, cell) in known.get(cell[0], ()) for cell in playing)
+
+
+def _places(song: Encoded, cell: tuple[int, int]) -> bytes:
+    """Return the (position, pitch) pairs of a cell as bytes, to be compared."""
+    notes = codec.decode(song.cell(*cell))
+    return np.stack([notes["position"], notes["pitch"]]).astype(np.int32).tobytes()
+
+
+def _agreed(share: float) -> str:
+    if share >= 1:
+        return "the same as the others"
+    return f"{round(100 * share)} % in common with the others"
+
+
+def _cells(n: int) -> str:
+    return "1 cell" if n == 1 else f"{n} cells"

@@ -1,7 +1,8 @@
 """Request + amount → the same, asking for variations of what stands in the selected cells.
 
-A share of the notes stays, by locks, drawn anew for every take; the rest is written anew, as many
-notes as there were, and the model is told how like the cell is to come out.
+A share of the notes stays, by locks, drawn anew for every take; the rest is written anew, and as
+many notes as there were are asked for. The model is not shown what it replaces: asked by the
+control of likeness, with the cell itself as the reference, it copies too much, or not enough.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from anser.controls import NO_CONTROLS, Controls
+from anser import codec
+from anser.apart import Writer
+from anser.controls import NO_CONTROLS, likeness
 from anser.errors import ControlError
-from anser.infill import Request
+from anser.infill import Request, Take
 from anser.prompt import Cell
 from anser.room import beat_of
 from anser.rules import NO_RULES, Lock
@@ -40,8 +43,9 @@ def variation(request: Request, amount: float) -> Request:
         if n_stay == n_notes and known.notes is None:
             known = replace(known, notes=(n_notes, n_notes))
         rules[cell] = known
-        if n_stay < n_notes:
-            controls[cell] = _asked(controls.get(cell, NO_CONTROLS), cell, n_notes, n_stay)
+        asked = controls.get(cell, NO_CONTROLS)
+        if n_stay < n_notes and asked.density is None and known.notes is None:
+            controls[cell] = replace(asked, density=n_notes)
     return replace(request, controls=controls, rules=rules, takes=1)
 
 
@@ -68,12 +72,18 @@ def _locks(
     return tuple(locks), len(here), n_stay - left
 
 
-def _asked(known: Controls, cell: Cell, n_notes: int, n_stay: int) -> Controls:
-    """Ask for as many notes as there were, and for the likeness if none of the new ones is old."""
-    if known.density is None:
-        known = replace(known, density=n_notes)
-    if known.likeness is None:
-        # n_stay notes are common of n_stay + 2 * (n_notes - n_stay)
-        likeness = n_stay / (2 * n_notes - n_stay)
-        known = replace(known, likeness=likeness, reference=cell[1])
-    return known
+def varied(write: Writer, request: Request, amount: float) -> list[Take]:
+    """Return the request's takes as variations; in each another share of the notes stays."""
+    numbers = range(request.first, request.first + request.takes)
+    alone = (variation(replace(request, first=number), amount) for number in numbers)
+    return [take for one in alone for take in write(one)]
+
+
+def likeness_kept(take: Take) -> float:
+    """Return the mean likeness, 0..1, of a take's cells to what stood there."""
+    if take.request is None:
+        raise ValueError("expected a take with its request, found one without.")
+    before, after = codec.encode(take.request.song), codec.encode(take.song)
+    cells = [(cell.track, cell.bar) for cell in take.cells]
+    pairs = [(codec.decode(before.cell(*c)), codec.decode(after.cell(*c))) for c in cells]
+    return float(np.mean([likeness(*pair) for pair in pairs]))

@@ -136,6 +136,21 @@ class Wishes:
 
     takes: Annotated[int, Option("How many answers, 1 to 64.", "N", RUN)] = 1
     seed: Annotated[int, Option("Equal seeds give equal answers; try another.", "K", RUN)] = 0
+    apart: Annotated[
+        float,
+        Option(
+            "Takes of a call are never the same if it can be; at .5 half of the notes differ.",
+            "SHARE",
+            RUN,
+        ),
+    ] = 0.0
+    avoid: Annotated[
+        tuple[Path, ...],
+        Option("An earlier take to differ from as well: --avoid out.take.json.", "FILE", RUN),
+    ] = ()
+    save_takes: Annotated[
+        bool, Option("Keep each take beside its MIDI file, for anser apply.", None, RUN)
+    ] = False
     model: Annotated[
         str | None,
         Option("A packaged model or a checkpoint, by default the packaged one.", "NAME|FILE", RUN),

@@ -34,9 +34,9 @@ from anser import models, vocab
 from anser.errors import RuleError
 from anser.evaluate.invariants import random_selection
 from anser.evaluate.midi_files import midi_files
-from anser.rules_check import violations
 from anser.infill import Request, infill
 from anser.rules import Lock, Rules
+from anser.rules_check import violations
 from anser.rwkv7.engine import Engine, State
 from anser.sampling import Sampling
 from anser.selection import Selection

@@ -1,10 +1,9 @@
 """Held-out songs × amounts of variation → how like the original the answers are.
 
 For each request, two bars of a track with three notes or more, the variation that `vary` makes is
-compared with what stands there: the share of common (position, pitch) pairs. Beside it, the two
-means it is made of, each alone: locks, and the control of likeness; and the answer without either.
-Amount `a` asks for the likeness (1 - a) / (1 + a): what stays is common, nothing else is. As a
-command:
+compared with what stands there: the share of common (position, pitch) pairs. Beside it, what the
+control of likeness does, with the cell itself as the reference, together with the locks and alone;
+and the answer without either. An amount `a` stands for the likeness 1 - a. As a command:
 
     python -m anser.evaluate.variation SONGS --requests 40
 """
@@ -17,31 +16,24 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.progress import track as progress
 
 from anser import codec, models
-from anser.controls import likeness
+from anser.controls import NO_CONTROLS, Controls
 from anser.evaluate.midi_files import midi_files
-from anser.infill import Request, Take, infill
+from anser.infill import Request, infill
 from anser.prompt import Window
 from anser.rwkv7.engine import Engine
 from anser.selection import Selection
 from anser.song import Song
-from anser.vary import variation
+from anser.vary import likeness_kept, variation
 
 AMOUNTS = (0.25, 0.5, 0.75)
 WINDOW = Window(tokens=900)  # half of the usual context, to be done sooner
-
-
-def realised(song: Song, take: Take) -> float:
-    """Return the mean likeness of a take's cells to what stood there."""
-    before, after = codec.encode(song), codec.encode(take.song)
-    cells = [(cell.track, cell.bar) for cell in take.cells]
-    pairs = [(codec.decode(before.cell(*c)), codec.decode(after.cell(*c))) for c in cells]
-    return float(np.mean([likeness(*pair) for pair in pairs]))
 
 
 def draw(song: Song, rng: np.random.Generator) -> Selection | None:
@@ -55,18 +47,23 @@ def draw(song: Song, rng: np.random.Generator) -> Selection | None:
 def outcomes(engine: Engine, request: Request) -> Iterator[tuple[str, float, float]]:
     """Yield (means, amount, likeness) of one request."""
     for amount in AMOUNTS:
-        both = variation(request, amount)
-        controls = {
-            cell: asked.only(("likeness", "reference")) for cell, asked in both.controls.items()
+        locked = variation(request, amount)
+        wish = {c: Controls(likeness=1 - amount, reference=c[1]) for c in request.selection.cells}
+        both = {
+            c: replace(locked.controls.get(c, NO_CONTROLS), **_like(w)) for c, w in wish.items()
         }
         variants = {
-            "vary": both,
-            "locks alone": replace(both, controls={}),
-            "control alone": replace(request, controls=controls),
+            "vary": locked,
+            "with the control": replace(locked, controls=both),
+            "control alone": replace(request, controls=wish),
         }
         for name, variant in variants.items():
-            yield name, amount, realised(request.song, infill(engine, variant)[0])
-    yield "neither", 1.0, realised(request.song, infill(engine, request)[0])
+            yield name, amount, likeness_kept(infill(engine, variant)[0])
+    yield "neither", 1.0, likeness_kept(infill(engine, request)[0])
+
+
+def _like(wish: Controls) -> dict[str, Any]:
+    return {name: getattr(wish, name) for name in ("likeness", "reference")}
 
 
 def main() -> None:
@@ -98,7 +95,7 @@ def main() -> None:
         }
         for name, by_amount in found.items()
     }
-    wanted = {f"{a:g}": round((1 - a) / (1 + a), 3) for a in AMOUNTS}
+    wanted = {f"{amount:g}": 1 - amount for amount in AMOUNTS}
     print(json.dumps({"requests": given.requests, "asked": wanted, **report}, indent=1))
 
 
