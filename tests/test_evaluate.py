@@ -1,8 +1,12 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from anser import codec, prompt, vocab
-from anser.evaluate import adherence, heldout, invariants, ranking
+from anser.controls import Controls
+from anser.errors import AnserError
+from anser.evaluate import adherence, adherence_table, heldout, invariants, ranking
 from anser.infill import Request, infill
 from anser.prompt import Window
 from anser.selection import Selection
@@ -145,24 +149,80 @@ class ScriptedEngine(FakeEngine):
 
 
 def test_adherence_tells_asked_from_unasked():
-    song = band()
-    rows = list(adherence.outcomes(ScriptedEngine(), song, Selection.of([0], [4]), ("density",), 1))
+    song, selection = band(), Selection.of([0], [4, 5])
     encoded = codec.encode(song)
-    assert [(r.control, r.bar, r.asked, r.unasked) for r in rows] == [
-        ("density", 0, int(encoded.n_notes[0, 4]), 0)
+    rng = np.random.default_rng(0)
+    asked = adherence.wishes(encoded, selection, ("density",), rng)
+    request = Request(song, selection, asked)
+    rows = list(adherence.outcomes(ScriptedEngine(), request, "alone", [1]))
+    n_notes = encoded.n_notes[0, [4, 5]].tolist()
+    assert [(r.control, r.bar, r.asked) for r in rows] == [
+        ("density", i, n) for i, n in enumerate(n_notes)
     ]
-    assert rows[0].realised > 0
+    for row, n in zip(rows, n_notes, strict=True):
+        assert row.realised["not asked"] == 0
+        assert row.realised["strength 1"] > 0
+        assert (row.error["as a rule"], row.met["as a rule"]) == (0, True)
+        assert row.error["strength 1"] == abs(n - row.realised["strength 1"])
 
 
-def test_the_summary_of_numbers_and_of_names():
-    rows = [adherence.Outcome("density", 0, a, r, 9) for a, r in ((1, 2), (3, 3), (5, 4))]
-    figures = adherence.summary(rows)
-    assert figures["realised_error"] == pytest.approx(2 / 3, abs=1e-3)
-    assert figures["realised_exact"] == pytest.approx(1 / 3, abs=1e-3)
-    assert figures["realised_correlation"] > 0.9
-    assert "unasked_correlation" not in figures
-    names = [adherence.Outcome("grid", 0, "1/8", r, None) for r in ("1/8", "1/16")]
-    assert adherence.summary(names) == {"cells": 2, "realised_exact": 0.5, "unasked_exact": 0.0}
+def test_adherence_asks_of_every_control_what_the_cells_are_like():
+    song = codec.encode(band())
+    names = tuple(name for group in adherence.ALONE for name in group)
+    asked = adherence.wishes(song, Selection.of([0], [4]), names, np.random.default_rng(0))[0, 4]
+    assert set(asked.asked()) == set(Controls.__dataclass_fields__) - {"program"}
+    assert asked.reference != 4
+    for name in asked.asked():
+        assert adherence.difference(name, asked, asked) == 0
+
+
+def test_differences_count_what_differs():
+    one = Controls(
+        lengths=frozenset({"1/8"}), subdivision="1/8", chords=((0, "C"), (48, "F")), most=2
+    )
+    other = Controls(
+        lengths=frozenset({"1/4"}), subdivision="1/4", chords=((0, "C"), (24, "G")), most=4
+    )
+    found = {name: adherence.difference(name, one, other) for name in one.asked()}
+    assert found == {"lengths": 2, "subdivision": 1, "chords": pytest.approx(2 / 3), "most": 2}
+    assert adherence.difference("density", one, other) is None
+
+
+def _rows():
+    conditions = ("not asked", "strength 1")
+    for bar, (asked, found) in enumerate(((1, 2), (3, 3), (15, 13))):
+        yield {
+            **{"group": "alone", "control": "density", "bar": bar, "asked": asked},
+            "realised": dict.fromkeys(conditions, found),
+            "error": dict.fromkeys(conditions, abs(asked - found)),
+            "met": dict.fromkeys(conditions, asked == found),
+        }
+
+
+def test_the_table_says_error_correlation_and_share_as_asked():
+    text = adherence_table.tables(list(_rows()))
+    assert "| density | 3 | 1.00, r 1.00, 33 % | 1.00, r 1.00, 33 % |" in text
+    assert "| density, up to 12 | 2 | 0.50, 50 % | 0.50, 50 % |" in text
+    assert "| density, bar 3 | 1 | 2.00, 0 % | 2.00, 0 % |" in text
+
+
+def test_the_table_goes_between_its_marks(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(f"one\n{adherence_table.BEGIN}\nold\n{adherence_table.END}\ntwo\n")
+    adherence_table.write_into(page, "new\n")
+    adherence_table.write_into(page, "new\n")
+    marks = (adherence_table.BEGIN, adherence_table.END)
+    assert page.read_text() == f"one\n{marks[0]}\n\nnew\n\n{marks[1]}\ntwo\n"
+    page.write_text("no marks")
+    with pytest.raises(AnserError, match="marks"):
+        adherence_table.write_into(page, "new\n")
+
+
+def test_the_page_of_controls_has_the_table():
+    page = Path(__file__).parents[1] / "docs" / "control.md"
+    table = page.read_text(encoding="utf-8").partition(adherence_table.BEGIN)[2]
+    for name in ("density, up to 12", "polyphony", "lengths", "chords", "density, bar 1"):
+        assert f"| {name} |" in table.partition(adherence_table.END)[0]
 
 
 def test_ranking_is_scored_by_likeness_to_the_original():

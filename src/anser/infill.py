@@ -31,6 +31,7 @@ from anser.rwkv7.prefix import PrefixCache
 from anser.sampling import Sampling, pick
 from anser.selection import Selection
 from anser.song import Song, splice
+from anser.steering import Steering
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,10 @@ class _Writing:
 
         The id `end` is left to be read with what is given next.
         """
-        answers = [_Answer(self._grammar(take, cell)) for take in range(self._request.takes)]
+        answers = [
+            _Answer(self._grammar(take, cell), self._steering(cell))
+            for take in range(self._request.takes)
+        ]
         rows, n_writing = self._rows, len(self._rows)
         while n_writing:
             for row, take in enumerate(rows[:n_writing]):
@@ -200,6 +204,12 @@ class _Writing:
                     self._reading.swap(row, n_writing)
             if n_writing:
                 logits = self._reading.step([answers[take].ids[-1] for take in rows[:n_writing]])
+
+    def _steering(self, cell: Cell) -> Steering | None:
+        asked = self._request.controls.get(cell)
+        if asked is None or not self._request.sampling.exactly:
+            return None
+        return Steering(asked, int(self._lengths[cell[1]]))
 
     def _instrument(self, cell: Cell) -> tuple[int, tuple[int, int]]:
         """Return the program that a cell is written for, and the pitches it plays."""
@@ -264,6 +274,7 @@ class _Answer:
     """One cell of one take while it is written."""
 
     grammar: Spelling
+    steering: Steering | None = None
     ids: list[int] = field(default_factory=list)
     log_likelihood: float = 0.0
 
@@ -276,8 +287,13 @@ class _Answer:
         self, logits: NDArray[np.float32], sampling: Sampling, rng: np.random.Generator
     ) -> None:
         """Draw the next id."""
-        drawn = pick(logits, self.grammar.allowed(), sampling, rng)
+        allowed = self.grammar.allowed()
+        if self.steering is not None:
+            allowed = self.steering.narrowed(allowed)
+        drawn = pick(logits, allowed, sampling, rng)
         self.grammar.advance(drawn.token)
+        if self.steering is not None:
+            self.steering.advance(drawn.token)
         self.ids.append(drawn.token)
         self.log_likelihood += drawn.log_likelihood
 

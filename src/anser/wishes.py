@@ -109,6 +109,11 @@ class Wishes:
         Option("An earlier take that --no-repeat heeds too: --unlike out.mid.", "FILE", INSIST),
     ] = ()
 
+    exactly: Annotated[
+        bool,
+        Option("Hold density and polyphony to what is asked for, where notes can.", None, ASK),
+    ] = False
+
     temperature: Annotated[
         float | None,
         Option("Below 1 safer, above 1 wilder; 0 is always the likeliest. Say 0.9.", "X", SOUND),
