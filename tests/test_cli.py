@@ -112,9 +112,43 @@ def test_several_takes_go_to_several_files_best_first(fill):
     assert files == ["out.1.mid", "out.2.mid", "out.3.mid"]
     assert all(Path(file).exists() for file in files)
     assert not Path("out.mid").exists()
-    nats = [take["nats_per_note"] for take in report["takes"]]
-    assert nats == sorted(nats)
+    scores = [take["ranking"]["score"] for take in report["takes"]]
+    assert scores == sorted(scores, reverse=True)
     assert sorted(take["take"] for take in report["takes"]) == [1, 2, 3]
+
+
+def test_a_take_that_is_kept_is_applied_again_to_the_byte(fill, call, song):
+    report = json.loads(fill("--takes", "2", "--save-takes", "--density", "3", "--json").out)
+    files = [(take["file"], take["take_file"]) for take in report["takes"]]
+    assert files == [("out.1.mid", "out.1.take.json"), ("out.2.mid", "out.2.take.json")]
+    done = call("apply", "out.2.take.json", song, "-o", "again.mid")
+    assert (done.code, done.err) == (0, "")
+    assert Path("again.mid").read_bytes() == Path("out.2.mid").read_bytes()
+    changed = call("apply", "out.2.take.json", "out.1.mid", "-o", "again.mid")
+    assert changed.code == 2
+    assert "--anyway" in changed.err
+    assert call("apply", "out.2.take.json", "out.1.mid", "-o", "b.mid", "--anyway").code == 0
+    assert Path("b.mid").read_bytes() == Path("out.2.mid").read_bytes()
+
+
+def test_takes_differ_from_each_other_and_from_earlier_ones(fill):
+    fill("--save-takes", "--quiet")
+    again = json.loads(fill("--avoid", "out.take.json", "--json").out)["takes"][0]
+    assert again["take"] == 2
+    several = json.loads(fill("--takes", "3", "--apart", "0.2", "--json").out)["takes"]
+    assert all(take["ranking"]["common_with_other_takes"] < 1 for take in several)
+    assert all("the others" in take["ranking"]["why"] for take in several)
+
+
+def test_vary_keeps_as_much_as_it_is_told(call, song, model):
+    words = ("--track", "bass", "--bars", "9-10", "--model", model, "--json", "-o", "out.mid")
+    kept = []
+    for amount in (0, 0.3, 0.7, 1):
+        report = json.loads(call("vary", song, *words, "--amount", amount).out)
+        kept.append(report["takes"][0]["likeness_kept"])
+        assert call("verify", "out.mid", "--against", song, "--cells", "bass:9-10").code == 0
+    assert kept[0] == 1
+    assert kept == sorted(kept, reverse=True)
 
 
 def test_it_says_which_take_is_where(fill):
@@ -238,6 +272,10 @@ WRONG = {
     "density of another": ("infill", "SONG", "--track", "1", "--density", "2=4", "-o", "out.mid"),
     "program": ("infill", "SONG", "--track", "1", "--program", "128", "-o", "out.mid"),
     "program of drums": ("infill", "SONG", "--track", "6", "--program", "1", "-o", "out.mid"),
+    "no take": ("apply", "text.mid", "SONG", "-o", "out.mid"),
+    "amount": ("vary", "SONG", "--track", "1", "--amount", "2", "-o", "out.mid", "--model", "TINY"),
+    "apart": ("infill", "SONG", "--track", "1", "--apart", "1", "-o", "out.mid"),
+    "avoid what is none": ("infill", "SONG", "--track", "1", "--avoid", "no.mid", "-o", "out.mid"),
     "no new bars": ("continue", "SONG", "--bars", "0", "-o", "out.mid"),
     "too many new bars": ("continue", "SONG", "--bars", "1001", "-o", "out.mid"),
     "verify nothing": ("verify", "none.mid", "--against", "SONG", "--cells", "1:1"),
@@ -253,7 +291,7 @@ def test_a_wrong_request_is_one_clear_line_and_writes_nothing(words, call, song,
     end = b"MTrk\0\0\0\4\0\xff\x2f\0"
     Path(tmp_path / "silent.mid").write_bytes(b"MThd\0\0\0\6\0\1\0\1\1\xe0" + end)
     other = write_model(tmp_path / "other.safetensors", vocab="of another kind")
-    places = {"SONG": song, "OTHER": other}
+    places = {"SONG": song, "OTHER": other, "TINY": model}
     given = sorted(tmp_path.rglob("*"))
     model_words = ("--model", model) if "--model" not in words and words[0] == "infill" else ()
     done = call(*(places.get(word, word) for word in words), *model_words)

@@ -27,6 +27,7 @@ MET: Final = 1.0  # for all controls met
 AGREEMENT: Final = 0.0  # for being the same as all other takes
 COPIES: Final = 0.0  # for all cells copied from bars of the song
 
+UNLIKE: Final = 0.05  # share in common, below the mean of all, to be called unlike the others
 CLEARLY: Final = 0.1  # nats a note that a take is likelier than the mean of all, to be called so
 
 
@@ -41,6 +42,7 @@ class Ranked:
     agreement: float | None  # mean share of notes common with another take; None if there is none
     n_copies: int  # cells that hold the same notes as an unselected bar of their track
     gain: float  # nats a note that it is likelier than the mean of the takes
+    usual_agreement: float | None = None  # the mean of the takes
 
     @property
     def score(self) -> float:
@@ -58,12 +60,12 @@ class Ranked:
     @property
     def why(self) -> str:
         """Say in a line what speaks for and against the take."""
-        nats = f"{-self.take.log_likelihood:.2f} nats a note"
+        nats = f"{0 - self.take.log_likelihood:.2f} nats a note"
         if self.agreement is None:
             parts = [nats]
         else:
-            less = "likely" if self.gain > CLEARLY else "bold" if self.gain < -CLEARLY else "usual"
-            parts = [f"{less} ({nats})"]
+            bold = "unlikely" if self.gain < -CLEARLY else "as likely as most"
+            parts = [f"{'likely' if self.gain > CLEARLY else bold} ({nats})"]
         if self.n_silent:
             parts.append(f"{_cells(self.n_silent)} silent")
         if self.n_asked:
@@ -71,10 +73,10 @@ class Ranked:
             parts.append(
                 f"{n_met} of {self.n_asked} controls met" if self.missed else "all controls met"
             )
-        if self.agreement is not None:
-            parts.append(_agreed(self.agreement))
+        if self.agreement is not None and self.usual_agreement is not None:
+            parts.append(_agreed(self.agreement, self.usual_agreement))
         if self.n_copies:
-            parts.append(f"{_cells(self.n_copies)} as elsewhere in the song")
+            parts.append(f"{_cells(self.n_copies)} as in other bars of the song")
         return ", ".join(parts)
 
     @property
@@ -98,9 +100,13 @@ def ranked(takes: Sequence[Take]) -> list[Ranked]:
     where = [heard(take) for take in takes]
     mean = float(np.mean([take.log_likelihood for take in takes]))
     known = _bars_around(takes[0])
+    agreed = [
+        [one.alike(other) for i, other in enumerate(where) if i != at]
+        for at, one in enumerate(where)
+    ]
+    usual = float(np.mean(agreed)) if len(takes) > 1 else None
     judged = []
-    for at, take in enumerate(takes):
-        others = [where[at].alike(other) for i, other in enumerate(where) if i != at]
+    for take, others in zip(takes, agreed, strict=True):
         missed = tuple((c, n) for c in take.cells for n in _measured(c) if not _is_met(c, n))
         judged.append(
             Ranked(
@@ -111,6 +117,7 @@ def ranked(takes: Sequence[Take]) -> list[Ranked]:
                 agreement=float(np.mean(others)) if others else None,
                 n_copies=_n_copies(take, known) if known else 0,
                 gain=take.log_likelihood - mean,
+                usual_agreement=usual,
             )
         )
     return sorted(judged, key=lambda one: -one.score)
@@ -127,7 +134,9 @@ def n_silent(take: Take) -> int:
 
 
 def _may_play(cell: CellReport) -> bool:
-    held = cell.rules.notes is not None and cell.rules.notes[1] == 0
+    """Say whether a cell was free to play, and nothing of it stood already."""
+    rules = cell.rules
+    held = bool(rules.locks) or rules.beats is not None or rules.notes == (0, 0)
     return cell.asked.density != 0 and cell.asked.silence != 1 and not held
 
 
@@ -168,10 +177,12 @@ def _places(song: Encoded, cell: tuple[int, int]) -> bytes:
     return np.stack([notes["position"], notes["pitch"]]).astype(np.int32).tobytes()
 
 
-def _agreed(share: float) -> str:
+def _agreed(share: float, usual: float) -> str:
     if share >= 1:
         return "the same as the others"
-    return f"{round(100 * share)} % in common with the others"
+    apart = "unlike" if share < usual - UNLIKE else "like" if share > usual + UNLIKE else "as like"
+    more = " as they each other" if apart == "as like" else ""
+    return f"{apart} the others{more} ({round(100 * share)} % in common)"
 
 
 def _cells(n: int) -> str:
