@@ -24,6 +24,7 @@ from anser.take_file import opened
 from anser.wishes import Wishes, Words
 
 CONTROL_WORDS: Final = (*READERS, "chords", "like")
+WORDS: Final = (*CONTROL_WORDS, *NAMES, "lock", "within_bar", "unlike")
 PITCHED: Final = ("register", "span", "pitch_classes", "program", "chords")  # drums have none
 _ADDRESSED: Final = re.compile(rf"({BARS.pattern}):(.*)", re.DOTALL)
 

@@ -6,7 +6,7 @@ Knows where checkpoints lie and that model and vocabulary must fit each other; t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.resources import as_file, files
@@ -17,9 +17,11 @@ import numpy as np
 
 from anser import vocab
 from anser.apart import takes_apart
-from anser.controls import Controls
-from anser.errors import CheckpointError
+from anser.bind import WORDS, bind_controls, bind_rules, earlier_takes
+from anser.controls import NO_CONTROLS, Controls
+from anser.errors import CheckpointError, ControlError
 from anser.infill import Decided, Request, Take, infill, same_for_all, stream
+from anser.prompt import Cell
 from anser.rank import best_first
 from anser.rules import NO_RULES, Rules
 from anser.rwkv7 import checkpoint
@@ -30,6 +32,7 @@ from anser.sampling import Sampling
 from anser.selection import Selection
 from anser.song import Song
 from anser.vary import varied
+from anser.wishes import Wishes
 
 DEFAULT: Final = "anser-2"
 SUFFIX: Final = ".safetensors"
@@ -61,20 +64,22 @@ class Model:
         *,
         takes: int = 1,
         seed: int = 0,
-        density: float | None = None,
-        rules: Rules = NO_RULES,
+        controls: Controls | Mapping[Cell, Controls] = NO_CONTROLS,
+        rules: Rules | Mapping[Cell, Rules] = NO_RULES,
         sampling: Sampling = Sampling(),
+        **words: object,
     ) -> list[Take]:
         """Write the selected cells anew, `takes` times; nothing else in the song changes.
 
         The best take comes first. `selection` may be spelled as musicians do:
-        `"bass:9-12, drums:9-16"`. `density` asks for so many notes a bar in each cell; None leaves
-        it to the model. `rules` bind every cell, such as
-        `Rules.parse(scale="D dorian", max_polyphony="1")`. Equal arguments give equal bytes. Raises
+        `"bass:9-12, drums:9-16"`. `words` are controls and rules as the command line names and
+        reads them, one or a list: `density=6, scale="D dorian", chords="Am F | C G",
+        range=["C2-C4", "bass=E1-G3"]`. In place of them, `controls` and `rules` are for every cell,
+        or for the cells (track, bar) that they name. Equal arguments give equal bytes. Raises
         `SelectionError` or `ControlError` when the request does not fit the song, and `RuleError`,
         before anything is written, when the rules allow no music.
         """
-        request = _request(song, selection, density, rules)
+        request = _request(song, selection, controls, rules, words)
         request = replace(request, takes=takes, seed=seed, sampling=sampling)
         return best_first(takes_apart(self._write, request))
 
@@ -87,13 +92,15 @@ class Model:
         takes: int = 1,
         seed: int = 0,
         sampling: Sampling = Sampling(),
+        **words: object,
     ) -> list[Take]:
         """Write variations of what stands in the selected cells, the best first.
 
         `amount` is the share of each cell's notes that is written anew: 0 leaves all as it is, 1 is
-        free. Raises as `infill` does, and `ControlError` for another amount.
+        free. `words` are as for `infill`. Raises as `infill` does, and `ControlError` for another
+        amount.
         """
-        request = _request(song, selection, None, NO_RULES)
+        request = _request(song, selection, NO_CONTROLS, NO_RULES, words)
         request = replace(request, takes=takes, seed=seed, sampling=sampling)
         return best_first(takes_apart(partial(varied, self._write, amount=amount), request))
 
@@ -106,23 +113,35 @@ class Model:
         selection: Selection | str,
         *,
         seed: int = 0,
-        density: float | None = None,
-        rules: Rules = NO_RULES,
+        controls: Controls | Mapping[Cell, Controls] = NO_CONTROLS,
+        rules: Rules | Mapping[Cell, Rules] = NO_RULES,
         sampling: Sampling = Sampling(),
+        **words: object,
     ) -> Iterator[Decided]:
-        """Yield the notes of one take in musical time, as they are decided."""
-        request = _request(song, selection, density, rules)
+        """Yield the notes of one take in musical time, as they are decided; see `infill`."""
+        request = _request(song, selection, controls, rules, words)
         request = replace(request, seed=seed, sampling=sampling)
         return stream(self.engine, request, self.prefixes)
 
 
 def _request(
-    song: Song, selection: Selection | str, density: float | None, rules: Rules
+    song: Song,
+    selection: Selection | str,
+    controls: Controls | Mapping[Cell, Controls],
+    rules: Rules | Mapping[Cell, Rules],
+    words: Mapping[str, object],
 ) -> Request:
     cells = Selection.parse(selection, song) if isinstance(selection, str) else selection
-    controls = same_for_all(cells, Controls(density=density))
-    bound = dict.fromkeys(cells.cells, rules) if rules != NO_RULES else {}
-    return Request(song, cells, controls, bound)
+    wishes = Wishes.of(**words)
+    if wishes != replace(Wishes(), **{name: getattr(wishes, name) for name in WORDS}):
+        raise ControlError(f"words: expected some of {', '.join(WORDS)}, found {', '.join(words)}.")
+    asked = bind_controls(song, cells, wishes)
+    bound = bind_rules(song, cells, wishes)
+    if controls != NO_CONTROLS:
+        asked |= same_for_all(cells, controls) if isinstance(controls, Controls) else controls
+    if rules != NO_RULES:
+        bound |= dict.fromkeys(cells.cells, rules) if isinstance(rules, Rules) else rules
+    return Request(song, cells, asked, bound, earlier_takes(song, wishes))
 
 
 def packaged() -> list[str]:

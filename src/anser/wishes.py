@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
 
+from anser.errors import ControlError
+
 CELLS: Final = "Which cells"
 SOUND: Final = "How it may sound"
 ASK: Final = "Ask for (the model tries); each [TRACK=][BARS:]VALUE"
@@ -163,3 +165,19 @@ class Wishes:
     threads: Annotated[
         int | None, Option("CPU threads, by default the physical cores up to 4.", "N", RUN)
     ] = None
+
+    @classmethod
+    def of(cls, **words: object) -> "Wishes":
+        """Return wishes by their names: a word or a number each, or several in a list."""
+        declared = cls.__dataclass_fields__
+        if unknown := sorted(set(words) - set(declared)):
+            raise ControlError(
+                f"{unknown[0]}: expected one of {', '.join(declared)}, found another word."
+            )
+        lists: dict[str, tuple[object, ...]] = {}
+        for name, given in words.items():
+            if declared[name].default == ():
+                read = Path if name in ("unlike", "avoid") else str
+                several = given if isinstance(given, (list, tuple)) else (given,)
+                lists[name] = tuple(read(str(value)) for value in several)
+        return cls(**{**words, **lists})  # type: ignore[arg-type]  # what stands there is read later
