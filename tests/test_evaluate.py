@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 from anser import codec, prompt, vocab
 from anser.controls import Controls
 from anser.errors import AnserError
-from anser.evaluate import adherence, adherence_table, heldout, invariants, ranking
+from anser.evaluate import adherence, adherence_table, heldout, invariants, ranking, variation
 from anser.infill import Request, infill
 from anser.prompt import Window
 from anser.selection import Selection
@@ -231,6 +232,47 @@ def test_ranking_is_scored_by_likeness_to_the_original():
     same = type(take)(song, {}, take.seed, take.number, take.cells)
     assert ranking.likeness_to_original(song, same) == 1
     assert ranking.likeness_to_original(song, take) < 0.5
-    row = ranking.compare(FakeEngine(), song, 3, seed=2)
-    assert set(row) == {"all takes", "likeliest per note", "ranked first"}
-    assert row["ranked first"][1] <= row["all takes"][1]
+    assert ranking.distances(song, same) == (0, 0)
+    assert 0 < max(ranking.distances(song, take)) <= 1
+
+
+def test_the_takes_of_a_request_are_judged_by_what_was_there(tmp_path):
+    request = Request(band(), Selection.of([0], [4, 5]), takes=3)
+    engine = UniformEngine()
+    row = ranking.judged(engine, engine, request)
+    assert row.scores.shape == (3, len(ranking.GOODNESS))
+    assert row.reasons.shape == (3, len(ranking.REASONS))
+    assert np.isfinite(row.scores).all()
+    assert row.same_pairs_apart <= row.same_pairs
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row.plain) + "\n")
+    (read,) = ranking.read_rows(path)
+    assert ranking.summary([read]) == ranking.summary([row])
+
+
+def test_the_first_in_rank_is_set_against_the_mean_and_reasons_are_weighed():
+    rng = np.random.default_rng(0)
+    rows = []
+    for _ in range(40):
+        reasons = rng.random((4, len(ranking.REASONS)))
+        scores = np.tile(-2 * reasons[:, [1]], (1, len(ranking.GOODNESS)))
+        scores *= list(ranking.GOODNESS.values())
+        first = int(reasons[:, 1].argmin())
+        rows.append(ranking.Judged(reasons, scores, first, 0, 0, 4))
+    told = ranking.summary(rows)
+    assert told["pairs that differ"]["as drawn"] == 1
+    assert told["likeness"]["ranked first"].startswith("+0.5")
+    assert told["follows"]["ranked first"].startswith("-0.5")
+    worth = ranking.fit(rows)["all"]
+    assert float(worth["nats"].split()[0]) < -1
+    assert abs(float(worth["copies"].split()[0])) < 0.3
+
+
+def test_variations_are_compared_with_what_stands_there():
+    song = band()
+    request = Request(song, Selection.of([0], [4]))
+    rows = list(variation.outcomes(FakeEngine(), request))
+    names = {name for name, _, _ in rows}
+    assert names == {"vary", "with the control", "control alone", "neither"}
+    assert all(0 <= share <= 1 for _, _, share in rows)
+    assert variation.draw(song, np.random.default_rng(0)).cells
