@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "anser"
 ORDER = (
     "errors instruments midi notes meter midi_edit repair tracks fitting song selection verify "
     "vocab rules rules_check ranges codec room ground chords controls control_words "
-    "prompt grammar ruling sampling steering reading report infill plain "
+    "prompt implied grammar ruling sampling steering reading report infill plain "
     "take_file apart vary rank wishes bind models "
     "show roll ask demo bench options tell cli"
 ).split()

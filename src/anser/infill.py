@@ -19,6 +19,7 @@ from anser import codec, prompt, vocab
 from anser.controls import NO_CONTROLS, Controls
 from anser.grammar import CellGrammar, Spelling
 from anser.ground import Ground, Sounding
+from anser.implied import told
 from anser.prompt import Cell, Window
 from anser.ranges import pitch_range
 from anser.reading import Reading
@@ -140,7 +141,8 @@ class _Writing:
         self._pitches = {t: _playable(request.song, t) for t in request.selection.tracks}
         self._ground = self._make_ground() if request.rules else None
         strength = request.sampling.strength if request.controls else 1.0
-        asked = [request.controls] + [_without(request.controls)] * (strength != 1)
+        asked = [told(song, request.controls, request.rules)]
+        asked += [told(song, _without(request.controls), request.rules)] * (strength != 1)
         prompts = [
             prompt.make(song, request.selection, wishes, request.window, self._held())
             for wishes in asked

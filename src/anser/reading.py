@@ -47,12 +47,12 @@ class Reading:
     def begin(self) -> Logits:
         """Read what is given before the first answer; returns logits [n_takes, n_vocab]."""
         given = [prompt.segments[0].given for prompt in self._prompts]
-        n_common = _n_common(given)
-        state, logits = self._prefixes.read(given[0][:n_common])
+        n_shared = _n_shared(given)
+        state, logits = self._prefixes.read(given[0][:n_shared])
         if self._n > 1:
             states = [state, *(state.copy() for _ in given[1:])]
             read = zip(states, given, strict=True)
-            logits = np.concatenate([self._engine.prefill(s, g[None, n_common:]) for s, g in read])
+            logits = np.concatenate([self._engine.prefill(s, g[None, n_shared:]) for s, g in read])
             state = State(
                 np.concatenate([s.shift for s in states]), np.concatenate([s.wkv for s in states])
             )
@@ -97,7 +97,7 @@ class Reading:
         return np.asarray(free + np.float32(self._strength) * (asked - free))
 
 
-def _n_common(given: Sequence[NDArray[np.uint16]]) -> int:
+def _n_shared(given: Sequence[NDArray[np.uint16]]) -> int:
     """Return how many ids all begin with; of several, but not all that one has."""
     if len(given) == 1:
         return len(given[0])
