@@ -87,8 +87,9 @@ class Pool {
   void serve() {
     using Clock = std::chrono::steady_clock;
     constexpr auto kPatience = std::chrono::microseconds(50);
-    while (!stop_.load(std::memory_order_relaxed)) {
+    for (;;) {
       const std::uint64_t seen = ticket_.load() >> 32;
+      if (stop_.load()) return;  // after `seen`: the stop behind it is a change that wakes
       while (claim()) {
       }
       const auto changed = [&] { return ticket_.load() >> 32 != seen; };
