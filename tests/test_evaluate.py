@@ -271,7 +271,7 @@ def test_the_first_in_rank_is_set_against_the_mean_and_reasons_are_weighed():
 def test_variations_are_compared_with_what_stands_there():
     song = band()
     request = Request(song, Selection.of([0], [4]))
-    rows = list(variation.outcomes(FakeEngine(), request))
+    rows = list(variation.outcomes(FakeEngine(), request, with_control=True))
     names = {name for name, _, _ in rows}
     assert names == {"vary", "with the control", "control alone", "neither"}
     assert all(0 <= share <= 1 for _, _, share in rows)

@@ -1,9 +1,10 @@
 """Held-out songs × amounts of variation → how like the original the answers are.
 
 For each request, two bars of a track with three notes or more, the variation that `vary` makes is
-compared with what stands there: the share of common (position, pitch) pairs. Beside it, what the
-control of likeness does, with the cell itself as the reference, together with the locks and alone;
-and the answer without either. An amount `a` stands for the likeness 1 - a. As a command:
+compared with what stands there: the share of common (position, pitch) pairs. Beside it the answer
+without any; and, with `--control`, what the control of likeness does, with the cell itself as the
+reference, together with the locks and alone. An amount `a` stands for the likeness 1 - a. As a
+command:
 
     python -m anser.evaluate.variation SONGS --requests 40
 """
@@ -44,16 +45,20 @@ def draw(song: Song, rng: np.random.Generator) -> Selection | None:
     return Selection.of([track], bars) if bars else None
 
 
-def outcomes(engine: Engine, request: Request) -> Iterator[tuple[str, float, float]]:
+def outcomes(
+    engine: Engine, request: Request, *, with_control: bool = False
+) -> Iterator[tuple[str, float, float]]:
     """Yield (means, amount, likeness) of one request."""
     for amount in AMOUNTS:
         locked = variation(request, amount)
+        yield "vary", amount, likeness_kept(infill(engine, locked)[0])
+        if not with_control:
+            continue
         wish = {c: Controls(likeness=1 - amount, reference=c[1]) for c in request.selection.cells}
         both = {
             c: replace(locked.controls.get(c, NO_CONTROLS), **_like(w)) for c, w in wish.items()
         }
         variants = {
-            "vary": locked,
             "with the control": replace(locked, controls=both),
             "control alone": replace(request, controls=wish),
         }
@@ -73,6 +78,7 @@ def main() -> None:
     )
     parser.add_argument("songs", type=Path, nargs="+", help="MIDI files, or folders of them")
     parser.add_argument("--model", default=models.DEFAULT)
+    parser.add_argument("--control", action="store_true", help="what the control of likeness does")
     parser.add_argument("--requests", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
@@ -86,7 +92,7 @@ def main() -> None:
             song = Song.read(paths[int(rng.integers(len(paths)))])
             selection = draw(song, rng) if song.tracks else None
         request = Request(song, selection, seed=given.seed + i, window=WINDOW)
-        for name, amount, share in outcomes(engine, request):
+        for name, amount, share in outcomes(engine, request, with_control=given.control):
             found[name][amount].append(share)
     report = {
         name: {
