@@ -412,7 +412,7 @@ void integer_block(const Product& job, long row, long panel) {
 #pragma GCC unroll 4
       for (int p = 0; p < P; ++p) {
         // the rows that come next; the processor's own guess stops at every 4 KB page
-        __builtin_prefetch(address<type>(m, at[p] + P, k));
+        __builtin_prefetch(address<type>(m, at[p] + 2 * P, k));
         accumulate(p, weights_at<type>(m, at[p], k), k);
       }
     }
@@ -443,6 +443,8 @@ void multiply_integers(const Product& job, long n_rows, long first, long last) {
     });
 }
 
+typedef std::int16_t Low __attribute__((vector_size(kWidth * 2)));
+
 void quantize(float* x, const Axis& axis, long limit) {
   Vec most = 0.0f;
   for (long i = 0; i < axis.span(); i += kLanes)
@@ -456,11 +458,10 @@ void quantize(float* x, const Axis& axis, long limit) {
   for (long g = 0; g < axis.groups; ++g) {
     for (long i = 0; i < axis.size; i += kLanes) {
       const Vec rounded = load16(x + g * axis.stride + i) * inverse + 0x1.8p23f;
-      std::int32_t bits[kLanes];
-      std::memcpy(bits, &rounded, sizeof bits);
-      std::int16_t taken[kLanes];
-      for (int j = 0; j < kLanes; ++j) taken[j] = static_cast<std::int16_t>(bits[j]);
-      std::memcpy(out + g * axis.size + i, taken, sizeof taken);
+      for (int p = 0; p < kParts; ++p) {
+        const auto low = __builtin_convertvector((IntReg)rounded.part[p], Low);
+        std::memcpy(out + g * axis.size + i + p * kWidth, &low, sizeof low);
+      }
     }
   }
   x[padded(axis.length()) - 1] = greatest / static_cast<float>(limit);

@@ -505,17 +505,12 @@ void Model::read_out(const Batch& batch, const Rows& rows) {
                            ln_out_ + width, kLayerNormEps, dims_.d_model, u);
       if (is_integer(head_.type)) kernels_->quantize(u, head_.in, head_.limit());
     }
-  pool_.run(items(head_.n_panels(), kPanelsPerItem), [&](long item) {
-    const long first = item * kPanelsPerItem;
-    const long last = std::min(head_.n_panels(), first + kPanelsPerItem);
-    const bool together = span == batch.n_tokens || !batch.every_token;  // rows of the answer
-    const long groups = together ? 1 : rows.n_sequences, count = rows.n_sequences * span / groups;
-    for (long b = 0; b < groups; ++b) {
-      float* logits = batch.logits + (b * batch.n_tokens + (together ? 0 : rows.token)) * vocab;
-      kernels_->multiply({&head_, rows.u + b * count * width, width, logits, vocab, Finish::store},
-                         count, first, last);
-    }
-  });
+  const bool together = span == batch.n_tokens || !batch.every_token;  // rows of the answer
+  const long groups = together ? 1 : rows.n_sequences, count = rows.n_sequences * span / groups;
+  for (long b = 0; b < groups; ++b) {
+    float* logits = batch.logits + (b * batch.n_tokens + (together ? 0 : rows.token)) * vocab;
+    multiply({{&head_, rows.u + b * count * width, width, logits, vocab, Finish::store}}, count);
+  }
 }
 
 }  // namespace anser

@@ -1,5 +1,6 @@
-// A pool whose work is claimed, not dealt: a thread that the system keeps off the processor delays
-// nobody, because the others take its share. Idle threads spin for a moment, then sleep.
+// A pool whose work is claimed, not dealt: of a thread that the system keeps off the processor the
+// others take what it has not begun. If what it has begun keeps them waiting, the caller works alone
+// for a while. Idle threads spin for a moment, then sleep.
 #pragma once
 
 #include <atomic>
@@ -26,7 +27,7 @@ class Pool {
   // f(i) for every i in [0, n), in any order, on any thread; returns when all are done.
   template <class F>
   void run(long n, const F& f) {
-    if (workers_.empty() || n <= 1) {
+    if (workers_.empty() || n <= 1 || Clock::now() < alone_until_) {
       for (long i = 0; i < n; ++i) f(i);
       return;
     }
@@ -37,11 +38,18 @@ class Pool {
     while (claim()) {
     }
     const auto complete = [&] { return done_.load(std::memory_order_acquire) == n; };
+    if (wait_a_little(complete)) return;
+    const auto begin = Clock::now();
     while (!wait_a_little(complete)) {
     }
+    if (Clock::now() - begin > kStall) alone_until_ = Clock::now() + kAlone;
   }
 
  private:
+  using Clock = std::chrono::steady_clock;
+  // how long the idle spin; more than an item takes; how long a caller that had to wait works alone
+  static constexpr std::chrono::microseconds kPatience{50}, kStall{500}, kAlone{30000};
+
   static void pause() {
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();
@@ -85,11 +93,8 @@ class Pool {
   }
 
   void serve() {
-    using Clock = std::chrono::steady_clock;
-    constexpr auto kPatience = std::chrono::microseconds(50);
-    for (;;) {
+    while (!stop_.load(std::memory_order_relaxed)) {
       const std::uint64_t seen = ticket_.load() >> 32;
-      if (stop_.load()) return;  // after `seen`: the stop behind it is a change that wakes
       while (claim()) {
       }
       const auto changed = [&] { return ticket_.load() >> 32 != seen; };
@@ -109,6 +114,7 @@ class Pool {
   std::atomic<int> sleeping_{0};
   std::atomic<bool> stop_{false};
   std::uint64_t round_ = 0;
+  Clock::time_point alone_until_{};
   void (*call_)(const void*, long) = nullptr;
   const void* work_ = nullptr;
   std::mutex mutex_;

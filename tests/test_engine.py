@@ -235,6 +235,27 @@ def test_extreme_activations_stay_finite(instructions):
         np.testing.assert_allclose(logits, expected(tensors, ids)[0], rtol=0, atol=1e-3)
 
 
+@pytest.mark.slow
+def test_a_million_tokens_do_not_drift():
+    """The state after 1,000,000 tokens is that of float64, which reads the last 60,000 only.
+
+    Half of the channels forget with a time constant of 5,000 tokens, so what came before the last
+    60,000 counts for less than 1e-5 of them; an error that grew with the position would show.
+    """
+    tensors = random_tensors(ModelDims(2, 32, 50, 16, 64, 8, 8, 8, 8))
+    for name in tensors:
+        if name.endswith(".w0"):
+            tensors[name].reshape(-1)[::2] = -8
+    engine = engine_of(tensors, threads=1)
+    ids = random_ids(engine.dims, (1, 1_000_000))
+    state = engine.new_state()
+    logits = engine.prefill(state, ids)[0]
+    wanted, last = expected(tensors, ids[0, -60_000:])
+    found = (state.wkv[0], state.shift[0], logits)
+    for array, exact in zip(found, (last.wkv, last.shift, wanted[-1]), strict=True):
+        np.testing.assert_allclose(array, exact, rtol=0, atol=2e-5 * np.abs(exact).max())
+
+
 def test_a_state_is_copied_repeated_and_selected():
     engine = engine_of(random_tensors(ODD), threads=1)
     ids = random_ids(ODD, (1, 30))
