@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anser import cli, demo, vocab
-from anser.bind import bind_rules, earlier_takes
+from anser.bind import CONTROL_WORDS, bind_rules, earlier_takes
 from anser.errors import ControlError, RuleError, SelectionError
 from anser.infill import Request, infill
 from anser.rules import (
+    NAMES,
     Lock,
     Rules,
     parse_grid,
@@ -376,7 +377,8 @@ def call(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def run(*words):
-        monkeypatch.setattr(sys, "argv", ["anser", *words, "--model", str(model)])
+        with_model = () if words[0] == "apply" else ("--model", str(model))
+        monkeypatch.setattr(sys, "argv", ["anser", *words, *with_model])
         with pytest.raises(SystemExit) as end:
             cli.main()
         return int(end.value.code or 0), capsys.readouterr().err
@@ -389,8 +391,11 @@ FILL = ["infill", "song.mid", "--cells", "bass:10", "-o", "out.mid"]
 
 def test_the_examples_of_the_page_run(call):
     page = (Path(__file__).parents[1] / "docs" / "control.md").read_text(encoding="utf-8")
-    lines = page.split("```bash\n")[1].split("```")[0].splitlines()
-    assert len(lines) > 8
+    blocks = [part.split("```")[0] for part in page.split("```bash\n")[1:]]
+    lines = [line for block in blocks for line in block.splitlines()]
+    assert len(lines) > 20
+    typed = {word[2:].replace("-", "_") for line in lines for word in shlex.split(line)}
+    assert {*CONTROL_WORDS, *NAMES, "lock", "strength", "exactly"} <= typed
     for line in lines:
         assert call(*shlex.split(line)[1:]) == (0, ""), line
 
