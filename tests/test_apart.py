@@ -1,11 +1,14 @@
 """Takes of one call differ, and stay what their numbers make them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from anser.apart import Apart, Heard, heard, takes_apart
+from anser.apart import ROUNDS, Apart, Heard, heard, takes_apart
 from anser.infill import Request, infill
 from anser.rules import Lock, Rules
+from anser.sampling import Sampling
 from anser.selection import Selection
 from anser.song import NOTE, splice
 from fakes import FakeEngine
@@ -67,14 +70,31 @@ def test_it_ends_with_the_least_alike_where_nothing_else_comes():
     write, asked = from_script([(60, 61), (60, 61), (60, 62), *[(60, 61)] * 20])
     takes = takes_apart(write, Request(band(), CELLS, takes=2), Apart(0.9))
     assert numbers(takes) == [0, 2]
-    assert len(asked) == 4
+    assert len(asked) == ROUNDS
+
+
+def test_the_choice_is_widened_only_when_the_model_goes_on_repeating_itself():
+    drawn = []
+
+    def write(request):
+        drawn.append(request.sampling)
+        return from_script([(60,)] * 20)[0](request)
+
+    takes_apart(write, Request(band(), CELLS, takes=2))
+    temperatures = [sampling.temperature for sampling in drawn]
+    assert temperatures[:2] == [1, 1]
+    assert temperatures[2:] == sorted(set(temperatures[2:]))
+    assert drawn[2].min_p == 0
+    drawn.clear()
+    takes_apart(write, Request(band(), CELLS, takes=2, sampling=Sampling(temperature=0)))
+    assert len(drawn) == 1
 
 
 def test_a_take_is_the_same_alone_and_kept_apart():
     request = Request(band(), CELLS, takes=4, seed=3)
     takes = takes_apart(lambda asked: infill(FakeEngine(), asked), request, Apart(0.3))
     for take in takes:
-        alone = Request(band(), CELLS, seed=3, first=take.number)
+        alone = replace(take.request, takes=1, first=take.number)
         assert infill(FakeEngine(), alone)[0].song.to_bytes() == take.song.to_bytes()
     pairs = [a.alike(b) for a in map(heard, takes) for b in map(heard, takes) if a is not b]
     assert len({take.number for take in takes}) == 4

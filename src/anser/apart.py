@@ -2,7 +2,8 @@
 
 Every number of a seed has its own take, the same alone or among others. So nothing needs to be
 forbidden while writing: of the takes 1, 2, 3 … those that are too like one before are passed over,
-and as many further numbers are written. What is kept of a call is still reproduced by its number.
+and as many further numbers are written; after a while with a wider choice, for a model that is sure
+of its answer gives few. What is kept of a call is still reproduced by its request and number.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from anser import room, vocab
 from anser.infill import Request, Take
 from anser.prompt import Cell
 from anser.rules import NO_RULES, Rules
+from anser.sampling import Sampling
 from anser.song import Song
 
-ROUNDS: Final = 4  # of writing further takes, at most; then the least alike of all are given
+PLAIN_ROUNDS: Final = 2  # of writing as asked
+ROUNDS: Final = 6  # at most, the others with a wider choice; then the least alike of all are given
 
 Writer = Callable[[Request], list[Take]]
 Places = frozenset[tuple[int, int, int]]  # track, onset (24 a quarter), pitch
@@ -81,9 +84,10 @@ def takes_apart(write: Writer, request: Request, apart: Apart = Apart()) -> list
     kept: list[tuple[Take, Heard]] = []
     passed: list[tuple[Take, Heard]] = []
     first = request.first
-    for _ in range(ROUNDS):
+    for n in range(ROUNDS if request.sampling.temperature else 1):
         missing = request.takes - len(kept)
-        written = write(replace(request, takes=missing, first=first))
+        sampling = _wider(request.sampling, n - PLAIN_ROUNDS + 1)
+        written = write(replace(request, takes=missing, first=first, sampling=sampling))
         first += missing
         for take in written:
             here = heard(take)
@@ -98,6 +102,13 @@ def takes_apart(write: Writer, request: Request, apart: Apart = Apart()) -> list
         passed.remove(least)
         kept.append(least)
     return sorted((take for take, _ in kept), key=lambda take: take.number)
+
+
+def _wider(sampling: Sampling, by: int) -> Sampling:
+    """Let all ids be drawn, and the less likely ones more often; as it is where `by` is below 1."""
+    if by < 1:
+        return sampling
+    return Sampling(min(sampling.temperature * (1 + by / 2), 10), top_p=1, min_p=0)
 
 
 def _places(song: Song, cells: Sequence[Cell]) -> Places:

@@ -86,6 +86,7 @@ class Ranked:
         return {
             "score": round(self.score, 4),
             "why": self.why,
+            "temperature": self.take.request.sampling.temperature if self.take.request else None,
             "silent_cells": self.n_silent,
             "controls_asked": self.n_asked,
             "controls_met": self.n_asked - len(self.missed),
