@@ -114,7 +114,8 @@ def test_a_reference_stands_before_its_likeness():
 @pytest.mark.parametrize(
     "wrong",
     [{"density": -1}, {"program": 129}, {"silence": 1.1}, {"subdivision": "1/5"},
-     {"lengths": {"2/1"}}, {"pitch_classes": {12}}, {"fewest": 4, "most": 2}, {"likeness": 0.5}, {"loudness": 0}],
+     {"lengths": {"2/1"}}, {"pitch_classes": {12}}, {"fewest": 4, "most": 2},
+     {"likeness": 0.5}, {"loudness": 0}],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(wrong):
     with pytest.raises(ControlError, match=next(iter(wrong))):

@@ -10,6 +10,7 @@ from anser.controls import Controls, measure
 from anser.errors import ControlError
 from anser.grammar import CellGrammar
 from anser.infill import Request, infill, same_for_all
+from anser.rules import Lock, Rules
 from anser.sampling import Sampling
 from anser.selection import Selection
 from anser.steering import Steering
@@ -100,3 +101,22 @@ def test_nothing_else_is_narrowed():
     assert (Steering(Controls(register=60), 96).narrowed(allowed) == allowed).all()
     with pytest.raises(ControlError):
         Controls(fewest=0)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        Rules(keep="rhythm"),
+        Rules(keep="pitch"),
+        Rules(notes=(2, 3), max_polyphony=1, grid=12),
+        Rules(locks=(Lock(beats=(1, 2)),), within_bar=True),
+        Rules(beats=(2, 4), no_repeat=2),
+    ],
+)
+def test_rules_go_first(rules):
+    song = band()
+    asked = same_for_all(SELECTION, Controls(density=5, fewest=2, most=3))
+    bound = dict.fromkeys(SELECTION.cells, rules)
+    take = infill(FakeEngine(), Request(song, SELECTION, asked, bound, sampling=EXACTLY))[0]
+    assert all(cell.broken == () for cell in take.cells)
+    assert differences(song, take.song, SELECTION) == []
