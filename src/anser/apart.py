@@ -108,7 +108,8 @@ def _wider(sampling: Sampling, by: int) -> Sampling:
     """Let all ids be drawn, and the less likely ones more often; as it is where `by` is below 1."""
     if by < 1:
         return sampling
-    return Sampling(min(sampling.temperature * (1 + by / 2), 10), top_p=1, min_p=0)
+    warmer = min(sampling.temperature * (1 + by / 2), 10)
+    return replace(sampling, temperature=warmer, top_p=1, min_p=0)
 
 
 def _places(song: Song, cells: Sequence[Cell]) -> Places:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any, Final
 
 import numpy as np
@@ -17,7 +18,8 @@ import numpy as np
 from anser import codec
 from anser.apart import heard
 from anser.codec import Encoded
-from anser.infill import Take
+from anser.infill import Request, Take
+from anser.prompt import Cell
 from anser.report import UNMEASURED, CellReport, is_met
 
 # What a take gains or loses in order, about as fitted on the valid split (evaluate.ranking), in
@@ -29,7 +31,9 @@ NATS: Final = -0.2  # for a nat a note
 AGREEMENT: Final = 2.5  # for having all in common with the other takes
 MET: Final = 3.0  # for all controls met; set, not fitted: what was asked for comes first
 
-UNLIKE: Final = 0.05  # share in common, below the mean of all, to be called unlike the others
+UNLIKE: Final = (
+    0.05  # share in common, away from the mean of all, to be called like the others or not
+)
 CLEARLY: Final = 0.1  # nats a note that a take is likelier than the mean of all, to be called so
 
 
@@ -101,7 +105,8 @@ def ranked(takes: Sequence[Take]) -> list[Ranked]:
         return []
     where = [heard(take) for take in takes]
     mean = float(np.mean([take.log_likelihood for take in takes]))
-    known = _bars_around(takes[0])
+    request = takes[0].request
+    around = _Around(request) if request else None
     agreed = [
         [one.alike(other) for i, other in enumerate(where) if i != at]
         for at, one in enumerate(where)
@@ -117,7 +122,7 @@ def ranked(takes: Sequence[Take]) -> list[Ranked]:
                 n_asked=sum(len(_measured(cell)) for cell in take.cells),
                 missed=missed,
                 agreement=float(np.mean(others)) if others else None,
-                n_copies=_n_copies(take, known) if known else 0,
+                n_copies=around.n_copies(take) if around else 0,
                 gain=take.log_likelihood - mean,
                 usual_agreement=usual,
             )
@@ -152,28 +157,28 @@ def _is_met(cell: CellReport, name: str) -> bool:
     return is_met(name, cell.asked, cell.realised)
 
 
-def _bars_around(take: Take) -> dict[int, set[bytes]]:
-    """Return the unselected bars of the selected tracks, each as its places."""
-    if take.request is None:
-        return {}
-    song, selected = codec.encode(take.request.song), take.request.selection.cells
-    return {
-        track: {
-            _places(song, (track, bar))
-            for bar in np.flatnonzero(song.n_notes[track]).tolist()
-            if (track, bar) not in selected
-        }
-        for track in take.request.selection.tracks
-    }
+class _Around:
+    """The unselected bars of the selected tracks, to be recognised in takes."""
+
+    def __init__(self, request: Request) -> None:
+        self._song = codec.encode(request.song)
+        self._selected = request.selection.cells
+        self._places = cache(partial(_places, self._song))
+
+    def n_copies(self, take: Take) -> int:
+        """Return how many cells of a take hold the notes of such a bar."""
+        song = codec.encode(take.song)
+        return sum(self._has(song, (c.track, c.bar)) for c in take.cells if c.n_notes)
+
+    def _has(self, song: Encoded, cell: Cell) -> bool:
+        track, n_notes = cell[0], int(song.n_notes[cell])
+        bars = np.flatnonzero(self._song.n_notes[track] == n_notes).tolist()
+        others = ((track, bar) for bar in bars if (track, bar) not in self._selected)
+        places = _places(song, cell)
+        return n_notes > 0 and any(self._places(other) == places for other in others)
 
 
-def _n_copies(take: Take, known: dict[int, set[bytes]]) -> int:
-    song = codec.encode(take.song)
-    playing = [(c.track, c.bar) for c in take.cells if c.n_notes]
-    return sum(_places(song, cell) in known.get(cell[0], ()) for cell in playing)
-
-
-def _places(song: Encoded, cell: tuple[int, int]) -> bytes:
+def _places(song: Encoded, cell: Cell) -> bytes:
     """Return the (position, pitch) pairs of a cell as bytes, to be compared."""
     notes = codec.decode(song.cell(*cell))
     return np.stack([notes["position"], notes["pitch"]]).astype(np.int32).tobytes()
@@ -182,9 +187,10 @@ def _places(song: Encoded, cell: tuple[int, int]) -> bytes:
 def _agreed(share: float, usual: float) -> str:
     if share >= 1:
         return "the same as the others"
-    apart = "unlike" if share < usual - UNLIKE else "like" if share > usual + UNLIKE else "as like"
-    more = " as they each other" if apart == "as like" else ""
-    return f"{apart} the others{more} ({round(100 * share)} % in common)"
+    common = f"{round(100 * share)} % in common"
+    if abs(share - usual) <= UNLIKE:
+        return f"{common} with the others"
+    return f"{'unlike' if share < usual else 'like'} the others ({common})"
 
 
 def _cells(n: int) -> str:
