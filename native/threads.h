@@ -93,8 +93,9 @@ class Pool {
   }
 
   void serve() {
-    while (!stop_.load(std::memory_order_relaxed)) {
+    for (;;) {
       const std::uint64_t seen = ticket_.load() >> 32;
+      if (stop_.load()) return;  // after `seen`: the stop behind it is a change that wakes
       while (claim()) {
       }
       const auto changed = [&] { return ticket_.load() >> 32 != seen; };
