@@ -54,7 +54,7 @@ def _tell_takes(done: Answer) -> None:
         for line in lines(take.song, take.cells):
             typer.echo(line)
     if several:
-        typer.echo("Best first. The fewer nats a note, the likelier the model finds its answer.")
+        typer.echo("Best first: the model is surest of what its takes have in common.")
 
 
 def tell_repairs(song: Song) -> None:
