@@ -87,7 +87,7 @@ def test_lines_say_each_wish_once_with_all_its_bars():
     assert len(found) == 3
     name = song.tracks[0].name
     assert found[0].startswith(f"  {name}:5-6  asked density 3, came out ")
-    assert found[-1] == "  rules checked in 1 cells, all kept"
+    assert found[-1] == "  rules checked in 1 cell, all kept"
     assert lines(song, infill(FakeEngine(), Request(song, SELECTION))[0].cells) == []
 
 

@@ -126,6 +126,7 @@ def lines(song: Song, cells: Sequence[CellReport]) -> list[str]:
     ruled = [cell for cell in cells if cell.rules != NO_RULES]
     if ruled:
         broken = [str(violation) for cell in ruled for violation in cell.broken]
-        kept = f"rules checked in {len(ruled)} cells, all kept"
+        where = "1 cell" if len(ruled) == 1 else f"{len(ruled)} cells"
+        kept = f"rules checked in {where}, all kept"
         found.append(f"  {'; '.join(broken) if broken else kept}")
     return found
