@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from anser import vocab
 from anser.controls import Controls
-from anser.infill import Request, infill, per_track, same_for_all, stream
+from anser.infill import Request, infill, same_for_all, stream
 from anser.rwkv7.prefix import PrefixCache
 from anser.sampling import Sampling
 from anser.selection import Selection
@@ -98,7 +98,7 @@ def test_written_notes_do_not_strike_a_pitch_that_sounds():
 
 
 def test_reports_say_what_was_asked_and_what_came_out():
-    controls = per_track(SELECTION, {0: Controls(density=4)})
+    controls = {cell: Controls(density=4) for cell in SELECTION.cells if cell[0] == 0}
     take = infill(FakeEngine(), Request(band(), SELECTION, controls))[0]
     cells = take.report["cells"]
     assert {c["track"]: c["asked"] for c in cells} == {1: {"density": 4}, 3: {}}

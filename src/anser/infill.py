@@ -318,21 +318,12 @@ def same_for_all(selection: Selection, controls: Controls) -> dict[Cell, Control
     return dict.fromkeys(selection.cells, controls) if controls != NO_CONTROLS else {}
 
 
-def per_track(
-    selection: Selection, by_track: Mapping[int, Controls], otherwise: Controls = NO_CONTROLS
-) -> dict[Cell, Controls]:
-    """Ask each track's own controls of its selected cells, and `otherwise` of the others."""
-    asked = {cell: by_track.get(cell[0], otherwise) for cell in selection.cells}
-    return {cell: wish for cell, wish in asked.items() if wish != NO_CONTROLS}
-
-
 __all__: Sequence[str] = (
     "CellReport",
     "Decided",
     "Request",
     "Take",
     "infill",
-    "per_track",
     "same_for_all",
     "stream",
 )

@@ -64,12 +64,6 @@ class State:
         """Return a view of the first n sequences: what moves it on moves this one on."""
         return State(self.shift[:n], self.wkv[:n])
 
-    def reorder(self, order: Sequence[int]) -> None:
-        """Rearrange the sequences in place; row i becomes what row order[i] was."""
-        if list(order) != list(range(self.batch)):
-            self.shift[:] = self.shift[list(order)]
-            self.wkv[:] = self.wkv[list(order)]
-
 
 class Engine:
     """A model ready to run on the processor; its weights never change."""
