@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import Any, Final
 
 from anser import codec
@@ -109,19 +108,17 @@ def checked(
 
 def lines(song: Song, cells: Sequence[CellReport]) -> list[str]:
     """Return what was asked and what came out as a musician reads it, a line for each wish."""
-    rows = []
-    for cell in cells:
+    wishes: dict[tuple[int, str, str], dict[int, object]] = {}  # what came out, bar by bar
+    for cell in sorted(cells, key=lambda cell: (cell.track, cell.bar)):
         facts = cell.facts
         for name, value in facts["asked"].items():
             if name in facts["realised"]:
-                shown = facts["realised"][name]
-                rows.append((cell.track, name, str(value), cell.bar, shown))
-    rows.sort(key=lambda row: row[:4])
+                wish = wishes.setdefault((cell.track, name, str(value)), {})
+                wish[cell.bar] = facts["realised"][name]
     found = []
-    for (track, name, asked), group in groupby(rows, key=lambda row: row[:3]):
-        bars, values = zip(*((row[3], row[4]) for row in group), strict=True)
-        where = f"{song.tracks[track].name}:{Selection.of([0], bars).spelled()[2:]}"
-        came = "  ".join("–" if value is None else str(value) for value in values)
+    for (track, name, asked), out in wishes.items():
+        where = f"{song.tracks[track].name}:{Selection.of([0], out).spelled()[2:]}"
+        came = "  ".join("–" if value is None else str(value) for value in out.values())
         found.append(f"  {where}  asked {name.replace('_', ' ')} {asked}, came out {came}")
     ruled = [cell for cell in cells if cell.rules != NO_RULES]
     if ruled:
