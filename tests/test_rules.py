@@ -395,7 +395,7 @@ def test_the_examples_of_the_page_run(call):
     lines = [line for block in blocks for line in block.splitlines()]
     assert len(lines) > 20
     typed = {word[2:].replace("-", "_") for line in lines for word in shlex.split(line)}
-    assert {*CONTROL_WORDS, *NAMES, "lock", "strength", "exactly"} <= typed
+    assert {*CONTROL_WORDS, *NAMES, "lock", "strength", "loosely"} <= typed
     for line in lines:
         assert call(*shlex.split(line)[1:]) == (0, ""), line
 

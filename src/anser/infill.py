@@ -32,7 +32,7 @@ from anser.rwkv7.prefix import PrefixCache
 from anser.sampling import Sampling, pick
 from anser.selection import Selection
 from anser.song import Song, splice
-from anser.steering import Steering
+from anser.steering import HELD, Steering
 
 
 @dataclass(frozen=True)
@@ -208,10 +208,12 @@ class _Writing:
                 logits = self._reading.step([answers[take].ids[-1] for take in rows[:n_writing]])
 
     def _steering(self, cell: Cell) -> Steering | None:
-        asked = self._request.controls.get(cell)
-        if asked is None or not self._request.sampling.exactly:
+        asked = self._request.controls.get(cell, NO_CONTROLS).only(HELD)
+        if asked == NO_CONTROLS or self._request.sampling.loosely:
             return None
-        return Steering(asked, int(self._lengths[cell[1]]))
+        items = self._ground.rooms[cell].items if self._ground is not None else ()
+        stay = [(i.position, i.duration, i.pitch, i.velocity) for i in items if i.stays]
+        return Steering(asked, int(self._lengths[cell[1]]), stay)
 
     def _instrument(self, cell: Cell) -> tuple[int, tuple[int, int]]:
         """Return the program that a cell is written for, and the pitches it plays."""

@@ -19,7 +19,7 @@ class Sampling:
     top_p: float = 0.98  # keep the likeliest ids that hold this share of probability
     min_p: float = 0.02  # and only those at least this share as likely as the likeliest
     strength: float = 1.0  # how many times what the controls change in the logits counts
-    exactly: bool = False  # hold density and polyphony to what is asked where notes can do it
+    loosely: bool = False  # density and polyphony are wishes only, not held to where notes can
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature <= 10:

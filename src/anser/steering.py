@@ -7,12 +7,16 @@ hold whatever happens is a rule: `rules`.)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
 from anser import vocab
 from anser.controls import Controls
 
+HELD: Final = ("density", "fewest", "most")  # the controls that are held to
 Mask = NDArray[np.bool_]
 
 _STRIKES = np.zeros(vocab.N_VOCAB, dtype=bool)  # ids that go on with a note where we are
@@ -28,21 +32,32 @@ _MANY = vocab.COUNT["most"]  # so many notes at once, or more, are told alike
 
 
 class Steering:
-    """Follows one cell as it is written; `length` is the bar's number of grid positions."""
+    """Follows one cell as it is written; `length` is the bar's number of grid positions.
 
-    def __init__(self, asked: Controls, length: int) -> None:
+    `held` are notes that stand in the cell and will be written again, in their order, as
+    (position, duration, pitch, velocity) on the grid: they count, so room is kept for them.
+    """
+
+    def __init__(
+        self, asked: Controls, length: int, held: Sequence[tuple[int, int, int, int]] = ()
+    ) -> None:
         self._length = length
+        self._held = list(held)  # those not yet written
         self._least, self._greatest = _density_bounds(asked.density)
         self._fewest, self._most = asked.fewest or 0, asked.most
         self._cap = self._most if self._most is not None and self._most < _MANY else 1 << 30
         self._n_notes = 0
         self._sounding = np.zeros(length, dtype=np.int64)  # at each position, as far as written
-        self._page, self._position, self._long, self._duration = 0, -1, 0, 1
+        self._page, self._position, self._long, self._duration = 0, -1, 0, 0
+        self._velocity = -1
         self._stage = "note"  # what the last id was: note (complete), page, or within a note
         self._had_fewest = self._had_most = False  # at an onset that is done
 
     def narrowed(self, allowed: Mask) -> Mask:
         """Return those of the allowed ids that lead to what was asked; all where none does."""
+        if self._held and self._n_notes + len(self._held) >= self._greatest:
+            due = allowed & self._due()
+            return due if due.any() else allowed
         if self._stage not in ("note", "page"):
             return self._paced(allowed)
         density = self._density()
@@ -72,7 +87,10 @@ class Steering:
             self._n_notes += 1
             self._sounding[self._position : self._position + self._duration] += 1
             self._stage = "note"
+            if self._held and self._held[0][::2] == (self._position, (token - vocab.PITCH) % 128):
+                del self._held[0]
         else:
+            self._velocity = token - vocab.VELOCITY
             self._stage = "within"
 
     @property
@@ -87,6 +105,22 @@ class Steering:
             self._had_fewest or (here > 0 and here <= max(self._fewest, 1)),
             self._had_most or (self._most is not None and here >= self._most),
         )
+
+    def _due(self) -> Mask:
+        """Return the ids that lead to the next note that is held."""
+        position, duration, pitch, velocity = self._held[0]
+        mask = np.zeros(vocab.N_VOCAB, dtype=bool)
+        if position != self._position:
+            on_page = position - self._page < vocab.PAGE
+            mask[vocab.POSITION + position - self._page if on_page else vocab.TURN_PAGE] = True
+        elif velocity != self._velocity:
+            mask[vocab.VELOCITY + velocity] = True
+        elif duration != self._duration or self._long:
+            left = duration - 1 - self._long
+            mask[vocab.DURATION + left if left < vocab.LONG else vocab.ADD_LONG] = True
+        else:
+            mask[[vocab.PITCH + pitch, vocab.DRUM + pitch]] = True
+        return mask
 
     def _density(self) -> Mask:
         """Return the ids that lead to the density asked."""
@@ -105,7 +139,7 @@ class Steering:
         mask = np.ones(vocab.N_VOCAB, dtype=bool)
         if self._most is None and not self._fewest:
             return mask
-        here, left = self._here, self._greatest - self._n_notes
+        here, left = self._here, self._greatest - self._n_notes - len(self._held)
         had_fewest, had_most = self._reached()
         is_full = here >= max(self._fewest, 1) or self._position < 0
         chance = self._last_chance()

@@ -111,9 +111,9 @@ class Wishes:
         Option("An earlier take that --no-repeat heeds too: --unlike out.mid.", "FILE", INSIST),
     ] = ()
 
-    exactly: Annotated[
+    loosely: Annotated[
         bool,
-        Option("Hold density and polyphony to what is asked for, where notes can.", None, ASK),
+        Option("Density and polyphony are wishes too, not held to wherever notes can.", None, ASK),
     ] = False
 
     temperature: Annotated[

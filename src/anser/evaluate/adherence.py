@@ -3,7 +3,8 @@
 A request asks of one to four bars of a track what its own notes are like there: one control alone,
 all that MIDI-RWKV is given in its published evaluation (density, polyphony, durations, of every
 bar), or a random subset. The same request is answered with nothing asked, with the controls asked,
-and with guidance of some strength; density and polyphony also as rules. All is measured bar by bar,
+and with guidance of some strength, both loosely; density and polyphony also held to, as they are by
+default, and as rules. All is measured bar by bar,
 the first like every other, by the `measure` that training uses. As a command:
 
     python -m anser.evaluate.adherence SONGS --requests 600 --into docs/control.md
@@ -37,6 +38,7 @@ from anser.rwkv7.prefix import PrefixCache
 from anser.sampling import Sampling
 from anser.selection import Selection
 from anser.song import Song
+from anser.steering import HELD
 
 PEER: Final = ("density", "fewest", "most", "lengths")  # what MIDI-RWKV is given of every bar
 ALONE: Final = (
@@ -45,7 +47,7 @@ ALONE: Final = (
     *(("likeness", "reference"), ("chords",)),
 )
 NOT_ASKED: Final = "not asked"
-EXACTLY: Final = "exactly"
+HELD_TO: Final = "held"
 AS_RULE: Final = "as a rule"
 
 
@@ -124,10 +126,10 @@ def outcomes(
     plain = replace(request, controls={})
     requests = {NOT_ASKED: plain}
     for strength in strengths:
-        sampling = Sampling(strength=strength)
+        sampling = Sampling(strength=strength, loosely=True)
         requests[f"strength {strength:g}"] = replace(request, sampling=sampling)
-    if any({"density", "fewest", "most"} & {*wish.asked()} for wish in asked.values()):
-        requests[EXACTLY] = replace(request, sampling=Sampling(exactly=True))
+    if any({*HELD} & {*wish.asked()} for wish in asked.values()):
+        requests[HELD_TO] = request
     if group == "alone" and (rules := rules_for(asked)):
         requests[AS_RULE] = replace(request, rules=rules)
     prefixes = PrefixCache(engine)

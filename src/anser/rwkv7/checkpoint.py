@@ -6,6 +6,7 @@ The format is https://github.com/huggingface/safetensors (u64 header length, JSO
 
 import json
 import math
+import mmap
 import os
 import tempfile
 from collections.abc import Mapping
@@ -140,6 +141,23 @@ def read_tensors(
         whole = np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
     tensors = {name: _view(path, name, entry, whole[start:]) for name, entry in header.items()}
     return tensors, metadata
+
+
+def release(tensors: Tensors) -> None:
+    """Give back the memory of what was read of mapped files; what is used again is mapped again.
+
+    The system keeps the files' pages for as long as it likes, so none is read twice from a disk.
+    """
+    files = {}
+    for array in tensors.values():
+        base: Any = array
+        while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
+            base = base.base
+        if isinstance(base, np.memmap) and base.mode == "r":
+            files[id(base.base)] = base.base
+    for file in files.values():
+        if isinstance(file, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            file.madvise(mmap.MADV_DONTNEED)
 
 
 def write_tensors(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anser.errors import CheckpointError
-from anser.rwkv7.checkpoint import Checkpoint
+from anser.rwkv7.checkpoint import Checkpoint, release
 from anser.rwkv7.dims import ModelDims
 
 try:
@@ -90,6 +90,7 @@ class Engine:
             self._model = _engine.Model(sizes, tensors, self._threads, instructions)
         except ValueError as error:
             raise CheckpointError(f"weights: {error}.") from error
+        release(checkpoint.tensors)  # what was packed is in memory twice
 
     @property
     def dims(self) -> ModelDims:
