@@ -7,6 +7,7 @@
 #include <cstring>
 #include <new>
 #include <stdexcept>
+#include <utility>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -66,6 +67,8 @@ const Kernels* choose(const std::string& name) {
   throw std::invalid_argument("instruction set '" + name + "' is unknown, or not of this machine");
 }
 
+Axis plain(long size) { return {1, size, padded(size)}; }
+
 constexpr long items(long n, long per_item) { return (n + per_item - 1) / per_item; }
 
 std::string text(const std::vector<long>& shape) {
@@ -122,12 +125,6 @@ class Model::Arena {
   char* next_ = nullptr;
   std::size_t left_ = 0;
 };
-
-namespace {
-
-Axis plain(long size) { return {1, size, padded(size)}; }
-
-}  // namespace
 
 // Checks tensors and copies them to the layout of the kernels.
 class Model::Loader {
@@ -205,10 +202,11 @@ class Model::Loader {
   // Element (o, k) of the source is at o * out_step + k * in_step.
   Matrix pack(const Tensor& tensor, const Axis& in, const Axis& out, long in_step, long out_step) {
     Matrix m{nullptr, nullptr, nullptr, nullptr, in, out, tensor.type};
-    const auto packed = [&](auto type) -> const void* {
-      return panels<decltype(type)>(tensor, in, out, in_step, out_step);
-    };
-    m.weights = m.type == Type::f32 ? packed(float{}) : packed(std::uint16_t{});
+    if (m.type == Type::f32) {
+      m.weights = panels<float>(tensor, in, out, in_step, out_step);
+    } else {
+      m.weights = panels<std::uint16_t>(tensor, in, out, in_step, out_step);
+    }
     return m;
   }
 
@@ -257,11 +255,12 @@ struct Model::Rows {
     for (float** p : {&x, &u, &before}) put(*p, width);
     put(mixed, kMixes * width);
     for (float** p : {&r, &w, &k, &v, &a, &v_mix, &g, &y, &v_first}) put(*p, heads);
-    put(w_low, padded(d.rank_w));
-    put(a_low, padded(d.rank_a));
-    put(v_low, padded(d.rank_v));
-    put(g_low, padded(d.rank_g));
-    put(hidden, padded(d.d_ffn));
+    const std::pair<float*&, long> others[] = {{w_low, d.rank_w},
+                                               {a_low, d.rank_a},
+                                               {v_low, d.rank_v},
+                                               {g_low, d.rank_g},
+                                               {hidden, d.d_ffn}};
+    for (const auto& [p, size] : others) put(p, padded(size));
     states = base + used;
     return used + heads * d.head_size;
   }
@@ -302,16 +301,15 @@ Model::Model(const Dims& dims, const Tensors& tensors, int n_threads,
     layer.key = from.linear(att + "key", width, heads);
     layer.value = from.linear(att + "value", width, heads);
     layer.output = from.linear(att + "output", heads, width);
-    layer.w1 = from.lora(att + "w1", width, w);
-    layer.w2 = from.lora(att + "w2", w, heads);
-    layer.a1 = from.lora(att + "a1", width, a);
-    layer.a2 = from.lora(att + "a2", a, heads);
-    layer.g1 = from.lora(att + "g1", width, g);
-    layer.g2 = from.lora(att + "g2", g, heads);
-    if (i > 0) {  // block 0 of some files carries a value residual that nothing uses
-      layer.v1 = from.lora(att + "v1", width, v);
-      layer.v2 = from.lora(att + "v2", v, heads);
-    }
+    const auto lora = [&](const char* letter, const Axis& rank, Matrix& down, Matrix& up) {
+      down = from.lora(att + letter + "1", width, rank);
+      up = from.lora(att + letter + "2", rank, heads);
+    };
+    lora("w", w, layer.w1, layer.w2);
+    lora("a", a, layer.a1, layer.a2);
+    lora("g", g, layer.g1, layer.g2);
+    // block 0 of some files carries a value residual that nothing uses
+    if (i > 0) lora("v", v, layer.v1, layer.v2);
     layer.ffn_key = from.linear(block + "ffn.key", width, hidden);
     layer.ffn_value = from.linear(block + "ffn.value", hidden, width);
     layers_.push_back(layer);
@@ -341,18 +339,15 @@ void Model::forward(const Batch& batch) {
       time_mix(layer, batch, rows);
       channel_mix(layer, batch, rows);
     }
-    if (batch.every_token || token + rows.span == batch.n_tokens) read_out(batch, rows);
+    if (batch.every_token || token + most >= batch.n_tokens) read_out(batch, rows);
   }
 }
 
-// f(row) for every row of the pass, a few to an item.
+// f(row) for every row of the pass; a few are not worth other threads' attention.
 template <class F>
 void Model::each_row(const Rows& rows, const F& f) {
-  constexpr long kRowsPerItem = 8;
-  pool_.run(items(rows.count, kRowsPerItem), [&](long item) {
-    const long last = std::min(rows.count, (item + 1) * kRowsPerItem);
-    for (long row = item * kRowsPerItem; row < last; ++row) f(row);
-  });
+  if (rows.count > 8) return pool_.run(rows.count, f);
+  for (long row = 0; row < rows.count; ++row) f(row);
 }
 
 void Model::embed(const Batch& batch, const Rows& rows) {
@@ -405,24 +400,18 @@ void Model::norm_and_mix(float* shift, const float* ln, const float* mixes,
 
 // Products beside each other; their panels are dealt out together.
 void Model::multiply(std::initializer_list<Product> products, long n_rows) {
+  const auto panels = [](const Product& p) { return p.matrix ? p.matrix->n_panels() : 0; };
   long n_items = 0;
-  for (const Product& p : products)
-    if (p.matrix) n_items += items(p.matrix->n_panels(), kPanelsPerItem);
+  for (const Product& p : products) n_items += items(panels(p), kPanelsPerItem);
   pool_.run(n_items, [&](long item) {
-    for (const Product& p : products) {
-      if (!p.matrix) continue;
-      const long own = items(p.matrix->n_panels(), kPanelsPerItem);
-      if (item < own) {
-        const long first = item * kPanelsPerItem;
-        const long last = std::min(p.matrix->n_panels(), first + kPanelsPerItem);
-        return kernels_->multiply(p, n_rows, first, last);
-      }
-      item -= own;
-    }
+    const Product* p = products.begin();
+    for (; item >= items(panels(*p), kPanelsPerItem); ++p) item -= items(panels(*p), kPanelsPerItem);
+    const long first = item * kPanelsPerItem;
+    kernels_->multiply(*p, n_rows, first, std::min(panels(*p), first + kPanelsPerItem));
   });
 }
 
-void Model::time_mix(long index, const Batch& batch, const Rows& rows) {
+void Model::time_mix(long index, const Batch& batch, Rows& rows) {
   const Layer& layer = layers_[index];
   const long d = dims_.d_model, width = padded(d), heads = dims_.n_head() * padded(dims_.head_size);
   norm_and_mix(batch.shift + index * 2 * d, layer.ln1, layer.mixes,
@@ -442,6 +431,12 @@ void Model::time_mix(long index, const Batch& batch, const Rows& rows) {
             from(layer.g1, 5, rows.g_low, padded(dims_.rank_g), Finish::sigmoid)},
            rows.count);
   pool_.run(dims_.n_head(), [&](long h) { head(index, h, batch, rows); });
+  if (index + 1 == dims_.n_layer && !batch.every_token && rows.n_sequences == 1 && rows.span > 2) {
+    // No state reads what follows, but for the last row, whose channel mix reads one row back.
+    rows.x += (rows.span - 2) * width;
+    rows.y += (rows.span - 2) * heads;
+    rows.count = rows.span = 2;
+  }
   quantize(layer.output, rows.y, heads, rows);
   multiply({{&layer.output, rows.y, heads, rows.x, width, Finish::add}}, rows.count);
 }

@@ -64,7 +64,7 @@ class Model {
   template <class F>
   void each_row(const Rows& rows, const F& f);
   void embed(const Batch& batch, const Rows& rows);
-  void time_mix(long layer, const Batch& batch, const Rows& rows);
+  void time_mix(long layer, const Batch& batch, Rows& rows);
   void head(long layer, long head, const Batch& batch, const Rows& rows);
   void channel_mix(long layer, const Batch& batch, const Rows& rows);
   void read_out(const Batch& batch, const Rows& rows);

@@ -1,6 +1,6 @@
-// A pool whose work is claimed, not dealt: of a thread that the system keeps off the processor the
-// others take what it has not begun. If what it has begun keeps them waiting, the caller works alone
-// for a while. Idle threads spin for a moment, then sleep.
+// A pool whose threads each begin with a share of the items and then take what the others have not
+// begun, so one that the system keeps off the processor holds nothing up but the item it is at. If
+// that takes long, the caller works alone for a while. Idle threads spin for a moment, then sleep.
 #pragma once
 
 #include <atomic>
@@ -15,8 +15,8 @@ namespace anser {
 
 class Pool {
  public:
-  explicit Pool(int n_threads) {
-    for (int i = 1; i < n_threads; ++i) workers_.emplace_back([this] { serve(); });
+  explicit Pool(int n_threads) : n_threads_(n_threads), tickets_(n_threads * kLine) {
+    for (int i = 1; i < n_threads; ++i) workers_.emplace_back([this, i] { serve(i); });
   }
 
   ~Pool() {
@@ -34,21 +34,17 @@ class Pool {
     call_ = [](const void* work, long i) { (*static_cast<const F*>(work))(i); };
     work_ = &f;
     done_.store(0, std::memory_order_relaxed);
-    publish(static_cast<std::uint32_t>(n), false);
-    while (claim()) {
-    }
-    const auto complete = [&] { return done_.load(std::memory_order_acquire) == n; };
-    if (wait_a_little(complete)) return;
-    const auto begin = Clock::now();
-    while (!wait_a_little(complete)) {
-    }
-    if (Clock::now() - begin > kStall) alone_until_ = Clock::now() + kAlone;
+    publish(n, false);
+    const long others = n - work(0);
+    const auto complete = [&] { return done_.load(std::memory_order_acquire) == others; };
+    while (!wait(kStall, complete)) alone_until_ = Clock::now() + kAlone;
   }
 
  private:
   using Clock = std::chrono::steady_clock;
+  static constexpr long kLine = 8;  // tickets that share a cache line, were they not kept apart
   // how long the idle spin; more than an item takes; how long a caller that had to wait works alone
-  static constexpr std::chrono::microseconds kPatience{50}, kStall{500}, kAlone{30000};
+  static constexpr std::chrono::microseconds kPatience{300}, kStall{500}, kAlone{30000};
 
   static void pause() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -58,51 +54,59 @@ class Pool {
 #endif
   }
 
-  // Some hundred cycles, then the processor goes to whoever else wants it: two of our own threads
-  // may have been put on one core.
+  // Whether the condition came true in time. Now and then the processor goes to whoever else wants
+  // it: two of our own threads may have been put on one core.
   template <class F>
-  static bool wait_a_little(const F& condition) {
-    for (int i = 0; i < 32; ++i) {
-      if (condition()) return true;
-      pause();
-    }
-    std::this_thread::yield();
+  static bool wait(std::chrono::microseconds patience, const F& condition) {
+    for (const auto end = Clock::now() + patience; Clock::now() < end; std::this_thread::yield())
+      for (int i = 0; i < 256; ++i) {
+        if (condition()) return true;
+        pause();
+      }
     return condition();
   }
 
-  void publish(std::uint32_t n, bool stop) {
+  long first_of(long share) const { return share * n_ / n_threads_; }
+
+  void publish(long n, bool stop) {
     if (stop) stop_.store(true);
+    n_ = n;
     round_ += std::uint64_t{1} << 32;
-    ticket_.store(round_ | n);
+    for (long i = n_threads_; i-- > 0;)
+      tickets_[i * kLine].store(round_ | (first_of(i + 1) - first_of(i)));
     if (sleeping_.load() > 0 && sleeping_.exchange(0) > 0) {  // woken once, however late they come
       { std::lock_guard<std::mutex> lock(mutex_); }
       wake_.notify_all();
     }
   }
 
-  // One word holds the round and the items left in it, so a claim made with an old round fails.
-  bool claim() {
-    std::uint64_t ticket = ticket_.load(std::memory_order_acquire);
+  // A ticket holds the round and the items left in it, so a claim made with an old round fails.
+  bool claim(long share) {
+    std::atomic<std::uint64_t>& word = tickets_[share * kLine];
+    std::uint64_t ticket = word.load(std::memory_order_acquire);
     do {
       if (static_cast<std::uint32_t>(ticket) == 0) return false;
-    } while (!ticket_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel,
-                                            std::memory_order_acquire));
-    call_(work_, static_cast<long>(static_cast<std::uint32_t>(ticket)) - 1);
-    done_.fetch_add(1, std::memory_order_release);
+    } while (!word.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel,
+                                         std::memory_order_acquire));
+    call_(work_, first_of(share) + static_cast<long>(static_cast<std::uint32_t>(ticket)) - 1);
     return true;
   }
 
-  void serve() {
+  // One's own share, then what is left of the others'; how many items that were.
+  long work(long self) {
+    long done = 0;
+    for (long i = 0; i < n_threads_; ++i)
+      while (claim((self + i) % n_threads_)) ++done;
+    return done;
+  }
+
+  void serve(long self) {
     for (;;) {
-      const std::uint64_t seen = ticket_.load() >> 32;
+      const std::uint64_t seen = tickets_[self * kLine].load() >> 32;
       if (stop_.load()) return;  // after `seen`: the stop behind it is a change that wakes
-      while (claim()) {
-      }
-      const auto changed = [&] { return ticket_.load() >> 32 != seen; };
-      const auto give_up = Clock::now() + kPatience;
-      bool found = false;
-      while (!found && Clock::now() < give_up) found = wait_a_little(changed);
-      if (found) continue;
+      if (const long done = work(self)) done_.fetch_add(done, std::memory_order_release);
+      const auto changed = [&] { return tickets_[self * kLine].load() >> 32 != seen; };
+      if (wait(kPatience, changed)) continue;
       std::unique_lock<std::mutex> lock(mutex_);
       sleeping_.fetch_add(1);
       wake_.wait(lock, changed);
@@ -110,11 +114,13 @@ class Pool {
   }
 
   std::vector<std::thread> workers_;
-  std::atomic<std::uint64_t> ticket_{0};
+  const long n_threads_;
+  std::vector<std::atomic<std::uint64_t>> tickets_;  // of each thread, the caller's first
   alignas(64) std::atomic<long> done_{0};
   std::atomic<int> sleeping_{0};
   std::atomic<bool> stop_{false};
   std::uint64_t round_ = 0;
+  long n_ = 0;
   Clock::time_point alone_until_{};
   void (*call_)(const void*, long) = nullptr;
   const void* work_ = nullptr;
