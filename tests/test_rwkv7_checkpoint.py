@@ -211,3 +211,14 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(path, tensors):
 def test_a_folder_that_does_not_exist(tensors, tmp_path):
     with pytest.raises(CheckpointError, match="folder does not exist"):
         checkpoint.save(tmp_path / "no" / "m", tensors, {})
+
+
+def test_release_keeps_every_value(tmp_path):
+    path = tmp_path / "numbers"
+    np.arange(4096, dtype=np.float32).tofile(path)
+    mapped = np.memmap(path, np.float32, mode="r").view(np.ndarray)
+    changed = np.memmap(path, np.float32, mode="c")  # private: its pages are the only copy
+    changed[:] = 7
+    checkpoint.release({"a": mapped, "b": changed[10:], "c": np.ones(3, np.float32)})
+    assert np.array_equal(mapped, np.arange(4096))
+    assert np.all(changed == 7)
