@@ -184,6 +184,22 @@ def test_step_prefill_batch_and_threads_give_the_same_bits(dims, instructions, p
         np.testing.assert_array_equal(both.step(group, ids[:, t]), logits[:, t])
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_prompt_in_pieces_leaves_the_same_bits(precision):
+    tensors, ids = quantize(random_tensors(ODD), precision), random_ids(ODD, (1, 125))
+    engine = engine_of(tensors, threads=2)
+    state = engine.new_state()
+    stepped = [(engine.step(state, ids[:, t]), state.copy()) for t in range(125)]
+    for length in (1, 2, 3, 4, 59, 60, 61, 62, 63, 120, 121, 122, 125):  # chunks are of 60
+        for cut in {0, 1, 2, length // 2, length - 2, length - 1} & set(range(length)):
+            state = engine.new_state()
+            if cut:
+                engine.prefill(state, ids[:, :cut])
+            logits = engine.prefill(state, ids[:, cut:length])
+            np.testing.assert_array_equal(logits, stepped[length - 1][0])
+            assert_same(state, stepped[length - 1][1])
+
+
 @pytest.mark.skipif("avx2" not in SETS, reason="needs two sets with fused multiply-add")
 def test_wider_registers_give_the_same_bits():
     tensors, ids = random_tensors(ODD), random_ids(ODD, (1, 40))
