@@ -68,6 +68,15 @@ def fill(call, song, model):
     return run
 
 
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
+def test_without_a_command_all_of_them_are_listed(call, words):
+    done = call(*words)
+    assert done.code == 0
+    listed = [line.split()[0] for line in done.out.splitlines() if line.startswith("  ")]
+    assert {"demo", "show", "infill", "vary", "continue", "apply", "verify", "bench"} <= {*listed}
+    assert "..." not in done.out.replace("[ARGS]...", "")
+
+
 def test_demo_needs_no_argument_but_weights(call, model):
     done = call("demo", "--model", model)
     assert done.code == 0

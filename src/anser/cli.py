@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperGroup
 
 from anser import options as typed
 from anser.tell import print_json, tell_repairs, write
@@ -17,11 +18,19 @@ from anser.wishes import CELLS, Wishes
 
 DONE, BUG, WRONG_REQUEST, NO_MUSIC = 0, 1, 2, 3  # exit codes; 130 is Ctrl-C
 
+
+class _Commands(TyperGroup):
+    """Lists the commands in plain text: to load what draws boxes takes as long as all the rest."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401  # click's, not public
+        super(TyperGroup, self).format_help(ctx, formatter)
+
+
 app: Final = typer.Typer(
     name="anser",
+    cls=_Commands,
     help="You leave bars of a MIDI file empty; Anser answers.",
     epilog="First time here? Run: anser demo",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -36,8 +45,9 @@ def _tell_version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def anser(
+    ctx: typer.Context,
     debug: Annotated[
         bool,
         typer.Option("--debug", help="Show the traceback of an error: anser --debug infill …"),
@@ -48,6 +58,8 @@ def anser(
     ] = False,
 ) -> None:
     """You leave bars of a MIDI file empty; Anser answers."""
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
 
 
 @app.command()
@@ -58,7 +70,7 @@ def demo(
     seed: typed.Seed = 0,
     model: typed.ModelOption = None,
 ) -> None:
-    """Fill eight empty cells of the packaged song; needs nothing, takes seconds.
+    """Fill eight empty cells of the packaged song; takes seconds.
 
     Writes before.mid and after.mid, with a picture of each, and says what to try next.
     """
@@ -142,7 +154,7 @@ def infill_command(  # noqa: PLR0913  # its parameters are the command's options
     quiet: typed.Quiet = False,
     repair: typed.Repair = False,
 ) -> None:
-    """Write the selected cells (tracks × bars) anew; all else stays as it is.
+    """Write the selected cells (tracks × bars) anew, and no others.
 
     Example: anser infill song.mid --track bass --bars 9-12 --takes 4 -o out.mid
     """
@@ -177,7 +189,9 @@ def vary_command(  # noqa: PLR0913  # its parameters are the command's options
     quiet: typed.Quiet = False,
     repair: typed.Repair = False,
 ) -> None:
-    """Write variations of what stands in the selected cells: some notes stay, others are new.
+    """Write variations of what stands in the selected cells.
+
+    Some notes stay, others are new.
 
     Example: anser vary song.mid --track bass --bars 9-12 --amount 0.3 --takes 4 -o out.mid
     """
@@ -220,7 +234,7 @@ def continue_command(  # noqa: PLR0913  # its parameters are the command's optio
     quiet: typed.Quiet = False,
     repair: typed.Repair = False,
 ) -> None:
-    """Add bars behind the end of a song; what stands there stays as it is.
+    """Add bars behind the end of a song.
 
     Example: anser continue song.mid --bars 8 -o longer.mid
     """
@@ -252,7 +266,9 @@ def apply_command(
     quiet: typed.Quiet = False,
     repair: typed.Repair = False,
 ) -> None:
-    """Put a take that was kept into its song again: the same bytes, without any model.
+    """Put a kept take into its song again.
+
+    It gives the same bytes, and needs no model.
 
     Example: anser apply out.1.take.json song.mid -o out.mid
     """
@@ -285,7 +301,9 @@ def verify(
         ),
     ],
 ) -> None:
-    """Prove that nothing outside the cells changed: exit 0, or 2 and a list of what did.
+    """Prove that nothing outside the cells changed.
+
+    Exits with 0, or with 2 and a list of what did.
 
     Example: anser verify out.mid --against song.mid --cells "bass:9-12"
     """
@@ -313,7 +331,7 @@ def bench(
     threads: typed.Threads = None,
     as_json: typed.Json = False,
 ) -> None:
-    """Measure how fast the model is on this machine, and the memory it takes.
+    """Measure the model's speed and memory on this machine.
 
     Decoding, reading, loading, and answers for four bars of a song of 64; takes half a minute.
     """
