@@ -117,9 +117,7 @@ def _places(song: Song, cells: Sequence[Cell]) -> Places:
     for track, bar in cells:
         if track >= len(song.tracks) or bar >= song.n_bars:
             continue
-        notes, starts = song.tracks[track].notes, song.bars.starts
-        here = notes[(notes["onset"] >= starts[bar]) & (notes["onset"] < starts[bar + 1])]
-        for onset, _, pitch, _ in here.tolist():
+        for onset, _, pitch, _ in song.notes_in(track, bar).tolist():
             found.add((track, _on_grid(song, onset), pitch))
     return frozenset(found)
 

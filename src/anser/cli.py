@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from typer.core import TyperGroup
@@ -15,6 +15,10 @@ from typer.core import TyperGroup
 from anser import options as typed
 from anser.tell import print_json, tell_repairs, write
 from anser.wishes import CELLS, Wishes
+
+if TYPE_CHECKING:
+    from anser.selection import Selection
+    from anser.song import Song
 
 DONE, BUG, WRONG_REQUEST, NO_MUSIC = 0, 1, 2, 3  # exit codes; 130 is Ctrl-C
 
@@ -140,6 +144,24 @@ def show(
         print_chords(opened, console)
 
 
+def _chosen(
+    song: Path,
+    output: Path,
+    cells: str | None,
+    track: list[str] | None,
+    bars: str | None,
+    *,
+    repair: bool,
+) -> tuple[Song, Selection]:
+    """Open a song and choose its cells, once it is known that the answer can be written."""
+    from anser.ask import check_output, choose
+    from anser.song import Song
+
+    check_output(output)
+    opened = Song.read(song, repair=repair)
+    return opened, choose(opened, cells, track or (), bars)
+
+
 @app.command(name="infill")
 @typed.takes_wishes
 def infill_command(  # noqa: PLR0913  # its parameters are the command's options
@@ -158,12 +180,7 @@ def infill_command(  # noqa: PLR0913  # its parameters are the command's options
 
     Example: anser infill song.mid --track bass --bars 9-12 --takes 4 -o out.mid
     """
-    from anser.ask import check_output, choose
-    from anser.song import Song
-
-    check_output(output)
-    opened = Song.read(song, repair=repair)
-    selection = choose(opened, cells, track or (), bars)
+    opened, selection = _chosen(song, output, cells, track, bars, repair=repair)
     write(opened, selection, wishes, output, as_json=as_json, quiet=quiet)
 
 
@@ -195,12 +212,7 @@ def vary_command(  # noqa: PLR0913  # its parameters are the command's options
 
     Example: anser vary song.mid --track bass --bars 9-12 --amount 0.3 --takes 4 -o out.mid
     """
-    from anser.ask import check_output, choose
-    from anser.song import Song
-
-    check_output(output)
-    opened = Song.read(song, repair=repair)
-    selection = choose(opened, cells, track or (), bars)
+    opened, selection = _chosen(song, output, cells, track, bars, repair=repair)
     write(opened, selection, wishes, output, as_json=as_json, quiet=quiet, amount=amount)
 
 

@@ -143,8 +143,9 @@ class _Writing:
         strength = request.sampling.strength if request.controls else 1.0
         asked = [told(song, request.controls, request.rules)]
         asked += [told(song, _without(request.controls), request.rules)] * (strength != 1)
+        held_ids = self._held()
         prompts = [
-            prompt.make(song, request.selection, wishes, request.window, self._held())
+            prompt.make(song, request.selection, wishes, request.window, held_ids)
             for wishes in asked
         ]
         self._cells_in_order = [segment.cell for segment in prompts[0].segments]
@@ -175,8 +176,8 @@ class _Writing:
             locked = self._ground.locked if self._ground else None
             spliced = splice(request.song, request.selection, by_track, locked)
             original = request.song, self._encoded
-            told = checked(original, spliced, request.selection, cells, request.earlier)
-            result.append(Take(spliced, by_track, request.seed, number, told, request))
+            reports = checked(original, spliced, request.selection, cells, request.earlier)
+            result.append(Take(spliced, by_track, request.seed, number, reports, request))
         return result
 
     def _write_cell(self, cell: Cell, logits: NDArray[np.float32]) -> Iterator[Decided]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Final
@@ -48,7 +48,7 @@ class Model:
     prefixes: PrefixCache = field(repr=False)  # so that another seed reads nothing again
     tensors: Tensors = field(repr=False)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the weights: names, types, shapes and values."""
         found = hashlib.sha256()

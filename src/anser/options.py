@@ -55,29 +55,6 @@ Repair = Annotated[
     bool,
     typer.Option("--repair", help="Salvage what can be of a damaged file, and say what changed."),
 ]
-Seed = Annotated[
-    int,
-    typer.Option(
-        metavar="K", help="Equal seeds give equal answers; try another.", rich_help_panel=RUN
-    ),
-]
-ModelOption = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        metavar="NAME|FILE",
-        help="A packaged model or a checkpoint, by default the packaged one.",
-        rich_help_panel=RUN,
-    ),
-]
-Threads = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N",
-        help="CPU threads, by default the physical cores up to 4.",
-        rich_help_panel=RUN,
-    ),
-]
 Json = Annotated[
     bool, typer.Option("--json", help="Print a report as JSON on stdout.", rich_help_panel=RUN)
 ]
@@ -87,6 +64,23 @@ Quiet = Annotated[
 ]
 
 _HINTS: Final = get_type_hints(Wishes, include_extras=True)
+
+
+def _shown(name: str) -> Any:  # noqa: ANN401  # what typer.Option returns
+    """Return the option that a wish is declared to be."""
+    option = get_args(_HINTS[name])[1]
+    return typer.Option(
+        *(option.flags or (f"--{name.replace('_', '-')}",)),
+        metavar=option.metavar,
+        help=option.help,
+        rich_help_panel=option.panel,
+    )
+
+
+# wishes that other commands have too
+Seed = Annotated[int, _shown("seed")]
+ModelOption = Annotated[str | None, _shown("model")]
+Threads = Annotated[int | None, _shown("threads")]
 
 
 def takes_wishes(command: Callable[..., None]) -> Callable[..., None]:
@@ -110,17 +104,14 @@ def takes_wishes(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _parameter(name: str) -> inspect.Parameter:
-    kind, option = get_args(_HINTS[name])
+    kind = get_args(_HINTS[name])[0]
     default = None if _is_list(name) else getattr(Wishes, name)
-    shown = typer.Option(
-        *(option.flags or (f"--{name.replace('_', '-')}",)),
-        metavar=option.metavar,
-        help=option.help,
-        rich_help_panel=option.panel,
-    )
     hint = list[get_args(kind)[0]] | None if _is_list(name) else kind  # type: ignore[misc]
     return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, shown]
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[hint, _shown(name)],
     )
 
 

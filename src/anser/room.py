@@ -187,10 +187,8 @@ def make(song: Song, cell: Cell, rules: Rules, instrument: tuple[bool, tuple[int
 
 def _items(song: Song, cell: Cell, rules: Rules, length: int) -> list[Item]:
     """Return the notes of a cell, by position and pitch, and whether they stay."""
-    track, bar = cell
-    start, end = int(song.bars.starts[bar]), int(song.bars.starts[bar + 1])
-    notes = song.tracks[track].notes
-    notes = notes[(notes["onset"] >= start) & (notes["onset"] < end)]
+    bar = cell[1]
+    start, notes = int(song.bars.starts[bar]), song.notes_in(*cell)
     positions = _keys(notes["onset"] - start, song.ticks_per_quarter, length)
     durations = _keys(notes["duration"], song.ticks_per_quarter, codec.MAX_DURATION + 1)
     items = []

@@ -78,6 +78,12 @@ class Song:
         """The number of bars: to the end of the last note, and those that were added."""
         return len(self.bars)
 
+    def notes_in(self, track: int, bar: int) -> NDArray[np.void]:
+        """Return the notes (NOTE) of a track that begin in a bar."""
+        notes, (start, end) = self.tracks[track].notes, self.bars.starts[bar : bar + 2]
+        here: NDArray[np.void] = notes[(notes["onset"] >= start) & (notes["onset"] < end)]
+        return here
+
     def extended(self, n_bars: int) -> "Song":
         """Return the song with that many bars more to select, in its last meter; no event changes.
 

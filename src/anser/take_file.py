@@ -217,7 +217,7 @@ class TakeFile:
             return
         remedy += ", or write over the changes with --anyway."
         for cell in self.cells:
-            if _fingerprint(_notes_in(song, (cell.track - 1, cell.bar - 1))) != cell.stood:
+            if _fingerprint(song.notes_in(cell.track - 1, cell.bar - 1)) != cell.stood:
                 raise TakeError(
                     f"{song.name}, track {cell.track}, bar {cell.bar}: expected the notes that "
                     f"stood there when the take was made, found others. {remedy}"
@@ -254,20 +254,12 @@ def _cell(song: Song, request: Request, take: Take, cell: Cell) -> CellNotes:
         track + 1,
         bar + 1,
         (start, end),
-        _fingerprint(_notes_in(song, cell)),
+        _fingerprint(song.notes_in(*cell)),
         tuple(inside.tolist()),
         tuple(room.staying(song, cell, rules)) if request.rules else (),
         request.controls.get(cell, NO_CONTROLS),
         rules,
     )
-
-
-def _notes_in(song: Song, cell: Cell) -> NDArray[np.void]:
-    track, bar = cell
-    notes = song.tracks[track].notes
-    start, end = song.bars.starts[bar : bar + 2]
-    here: NDArray[np.void] = notes[(notes["onset"] >= start) & (notes["onset"] < end)]
-    return here
 
 
 def _fingerprint(notes: NDArray[np.void]) -> str:

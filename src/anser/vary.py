@@ -57,11 +57,10 @@ def _locks(
     Notes of one pitch in one beat stay together.
     """
     track, bar = cell
-    notes, starts = song.tracks[track].notes, song.bars.starts
-    here = notes[(notes["onset"] >= starts[bar]) & (notes["onset"] < starts[bar + 1])]
+    here, start = song.notes_in(track, bar), song.bars.starts[bar]
     groups: dict[tuple[int, int], int] = defaultdict(int)
     for note in here:
-        groups[int(note["pitch"]), beat_of(song, bar, int(note["onset"] - starts[bar]))] += 1
+        groups[int(note["pitch"]), beat_of(song, bar, int(note["onset"] - start))] += 1
     left = n_stay = round((1 - amount) * len(here))
     locks = []
     for at in rng.permutation(len(groups)).tolist():
