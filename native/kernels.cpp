@@ -100,6 +100,13 @@ INLINE Four quarter(Reg r) {  // folds the register in halves down to four lanes
 #endif
 }
 
+#if defined(__clang__)
+#define SHUFFLE(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
+#else
+#define SHUFFLE(a, b, i, j, k, l) __builtin_shuffle(a, b, Indices{i, j, k, l})
+#endif
+typedef std::int32_t Indices __attribute__((vector_size(16)));
+
 INLINE ShortReg widened(const std::int8_t* p) {
 #if defined(__AVX512BW__)
   return (ShortReg)_mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)p));
@@ -128,8 +135,47 @@ INLINE IntReg dot(ShortReg a, ShortReg b, IntReg sums) {  // which products shar
 #endif
 }
 
+#if defined(__AVX2__)
+typedef std::int8_t ByteReg __attribute__((vector_size(kWidth * 4)));
+
+INLINE ShortReg pairs(ByteReg a, ByteReg b) {  // a[2 i] b[2 i] + a[2 i + 1] b[2 i + 1]; a from 0 on
+#if defined(__AVX512BW__)
+  return (ShortReg)_mm512_maddubs_epi16((__m512i)a, (__m512i)b);
+#else
+  return (ShortReg)_mm256_maddubs_epi16((__m256i)a, (__m256i)b);
+#endif
+}
+
+INLINE ShortReg spread(const std::uint8_t* p) {  // each byte to the eight lanes of 16 bytes
+  const auto at = [](std::uint64_t i) {  // four times byte i, then a zero
+    return static_cast<long long>(i * 0x0001000100010001 | 0x8000800080008000);
+  };
+#if defined(__AVX512BW__)
+  std::int32_t four;
+  std::memcpy(&four, p, sizeof four);
+  const __m512i from = _mm512_set_epi64(at(3), at(3), at(2), at(2), at(1), at(1), at(0), at(0));
+  return (ShortReg)_mm512_shuffle_epi8(_mm512_set1_epi32(four), from);
+#else
+  std::int16_t two;
+  std::memcpy(&two, p, sizeof two);
+  const __m256i from = _mm256_set_epi64x(at(1), at(1), at(0), at(0));
+  return (ShortReg)_mm256_shuffle_epi8(_mm256_set1_epi16(two), from);
+#endif
+}
+#endif
+
 INLINE void totals(const IntReg* four, std::int32_t* out) {
-#if defined(__AVX2__) && !defined(__AVX512F__)
+#if defined(__AVX512F__)
+  const auto fold = [](__m512i a, __m512i b) {
+    return _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+  };
+  const __m512i a = fold((__m512i)four[0], (__m512i)four[1]);
+  const __m512i b = fold((__m512i)four[2], (__m512i)four[3]);
+  const __m512i s = _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+  const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(s), _mm512_extracti64x4_epi64(s, 1));
+  _mm_storeu_si128((__m128i*)out, _mm_add_epi32(_mm256_castsi256_si128(half),
+                                                _mm256_extracti128_si256(half, 1)));
+#elif defined(__AVX2__)
   const __m256i s = _mm256_hadd_epi32(_mm256_hadd_epi32((__m256i)four[0], (__m256i)four[1]),
                                       _mm256_hadd_epi32((__m256i)four[2], (__m256i)four[3]));
   _mm_storeu_si128((__m128i*)out, _mm_add_epi32(_mm256_castsi256_si128(s),
@@ -142,6 +188,34 @@ INLINE void totals(const IntReg* four, std::int32_t* out) {
   }
 #endif
 }
+
+#if defined(__AMX_INT8__)
+INLINE void transpose(IntReg* square) {  // 16 registers
+  const auto lane = (IntReg)_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+#pragma GCC unroll 4
+  for (int step = 1; step < kWidth; step *= 2) {
+    const IntReg second = lane & step;  // lanes that the upper of two registers fills; 16 + j is its j
+    const auto low = (__m512i)(second ? lane + (16 - step) : lane);
+    const auto high = (__m512i)(second ? lane + 16 : lane + step);
+#pragma GCC unroll 16
+    for (int i = 0; i < kWidth; ++i) {
+      if (i & step) continue;
+      const auto a = (__m512i)square[i], b = (__m512i)square[i + step];
+      square[i] = (IntReg)_mm512_permutex2var_epi32(a, low, b);
+      square[i + step] = (IntReg)_mm512_permutex2var_epi32(a, high, b);
+    }
+  }
+}
+
+struct alignas(64) TileShapes {
+  std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+
+// In memory of its own: compilers take only its first bytes for what the instruction reads.
+constexpr TileShapes kTileShapes;
+#endif
 
 // ---- Sixteen lanes, whatever the registers ---------------------------------------------------
 
@@ -187,13 +261,30 @@ INLINE Vec operator*(const Vec& a, const Vec& b) {
   return map([](Reg x, Reg y) { return x * y; }, a, b);
 }
 
-INLINE float sum(const Vec& v) {  // halves are added first, so every width gives the same bits
+INLINE Four quarter(const Vec& v) {  // halves are added first, so every width gives the same bits
   Vec folded = v;
 #pragma GCC unroll 2
   for (int half = kParts / 2; half > 0; half /= 2)
     for (int i = 0; i < half; ++i) folded.part[i] += folded.part[i + half];
-  const Four four = quarter(folded.part[0]);
+  return quarter(folded.part[0]);
+}
+
+INLINE float sum(const Vec& v) {
+  const Four four = quarter(v);
   return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
+template <int R>
+INLINE void sums(const Vec* v, float* out) {
+  if constexpr (R == 4) {
+    const Four a = quarter(v[0]), b = quarter(v[1]), c = quarter(v[2]), d = quarter(v[3]);
+    const Four ab = SHUFFLE(a, b, 0, 4, 1, 5) + SHUFFLE(a, b, 2, 6, 3, 7);
+    const Four cd = SHUFFLE(c, d, 0, 4, 1, 5) + SHUFFLE(c, d, 2, 6, 3, 7);
+    const Four four = SHUFFLE(ab, cd, 0, 1, 4, 5) + SHUFFLE(ab, cd, 2, 3, 6, 7);
+    std::memcpy(out, &four, sizeof four);
+  } else {
+    for (int i = 0; i < R; ++i) out[i] = sum(v[i]);
+  }
 }
 
 // ---- Elementary functions --------------------------------------------------------------------
@@ -381,15 +472,33 @@ INLINE Shorts weights_at(const Matrix& m, long output, long k) {
   return shorts(at, m.factors[output * blocks_of(m) + k / kNibbleBlock]);
 }
 
+struct Outputs {  // of a panel: rows of the weights
+  long first, count;
+  INLINE_MEMBER Outputs(const Matrix& m, long panel) {
+    const long group = panel / ((m.out.stride + kLanes - 1) / kLanes);
+    const long inside = panel * kLanes - group * m.out.stride, left = m.out.size - inside;
+    first = group * m.out.size + inside;
+    count = left < kLanes ? left : kLanes;
+  }
+};
+
+// Sums [output][row] of integers -> y.
+INLINE void finish(const Product& job, long row, long panel, int n_rows, const std::int32_t* sums) {
+  for (int t = 0; t < n_rows; ++t) {
+    float lanes[kLanes];
+    for (long o = 0; o < kLanes; ++o) lanes[o] = static_cast<float>(sums[o * n_rows + t]);
+    const float* x = job.x + (row + t) * job.x_stride;
+    finish(job, row + t, panel, load16(lanes) * x[padded(job.matrix->in.length()) - 1]);
+  }
+}
+
 // The panel's 16 outputs of T rows, P at a time.
 template <Type type, int T>
 void integer_block(const Product& job, long row, long panel) {
   constexpr int P = kRegisters >= 32 || T < 4 ? 4 : 2;
   const Matrix& m = *job.matrix;
-  const long group = panel / ((m.out.stride + kLanes - 1) / kLanes);
-  const long inside = panel * kLanes - group * m.out.stride;
-  const long left = m.out.size - inside, first = group * m.out.size + inside;
-  const long last = first + (left < kLanes ? left : kLanes) - 1;
+  const Outputs of(m, panel);
+  const long first = of.first, last = first + of.count - 1;
   const long n = m.in.length(), whole = type == Type::i8 ? n / kNibbleBlock * kNibbleBlock : n;
   const float* x = job.x + row * job.x_stride;
   std::int32_t sums[kLanes * T] = {};
@@ -425,27 +534,220 @@ void integer_block(const Product& job, long row, long panel) {
 #pragma GCC unroll 4
     for (int i = 0; i < P * T; i += 4) totals(part + i, sums + (output - first) * T + i);
   }
-  for (int t = 0; t < T; ++t) {
-    float lanes[kLanes];
-    for (long o = 0; o < kLanes; ++o) lanes[o] = static_cast<float>(sums[o * T + t]);
-    const float factor = x[t * job.x_stride + padded(n) - 1];
-    finish(job, row + t, panel, load16(lanes) * factor);
+  finish(job, row, panel, T, sums);
+}
+
+// ---- Nibbles times bytes ---------------------------------------------------------------------
+//
+// For a row alone in its group, to unpack fewer weights where there are products of bytes. Four
+// blocks of 32 inputs are laid out as 64 low bytes, signed, of the first halves of the blocks, then
+// of the second; as many high bytes; and what the products of each kind with nibbles from 0 to 15
+// are too much against those from -8 to 7.
+
+#if defined(__AVX2__)
+constexpr long kBlocks = 4, kHalf = kNibbleBlock / 2, kPlane = kBlocks * kHalf;
+constexpr long kLaidOut = 6 * kPlane;  // bytes of four blocks
+
+INLINE bool in_bytes(const Matrix& m, long count) {
+  return m.type == Type::i4 && count == 1 && m.in.length() % (kBlocks * kNibbleBlock) == 0;
+}
+
+INLINE ByteReg bytes(const void* p) {
+  ByteReg r;
+  std::memcpy(&r, p, sizeof r);
+  return r;
+}
+
+void lay_in_bytes(float* x, long n) {
+  typedef std::int16_t Numbers __attribute__((vector_size(2 * kHalf)));
+  typedef std::int8_t Bytes __attribute__((vector_size(kHalf)));
+  for (long quad = n / (kBlocks * kNibbleBlock); quad-- > 0;) {  // grows, so from the end
+    Numbers numbers[2 * kBlocks];
+    std::memcpy(numbers, reinterpret_cast<char*>(x) + quad * sizeof numbers, sizeof numbers);
+    char* out = reinterpret_cast<char*>(x) + quad * kLaidOut;
+    for (long i = 0; i < 2 * kBlocks; ++i) {
+      const auto low = __builtin_convertvector(numbers[i], Bytes);
+      const auto high = __builtin_convertvector(
+          (numbers[i] - __builtin_convertvector(low, Numbers)) >> 8, Bytes);
+      char* at = out + i % 2 * kPlane + i / 2 * kHalf;
+      std::memcpy(at, &low, sizeof low);
+      std::memcpy(at + 2 * kPlane, &high, sizeof high);
+    }
+    for (long i = 0; i < 2 * kPlane; i += sizeof(ByteReg)) {
+      const char* first = out + i / kPlane * 2 * kPlane + i % kPlane;
+      const ByteReg eight = ByteReg{} + 8;
+      const ShortReg surplus = pairs(eight, bytes(first)) + pairs(eight, bytes(first + kPlane));
+      std::memcpy(out + 4 * kPlane + i, &surplus, sizeof surplus);
+    }
   }
+}
+
+// The panel's 16 outputs of one row.
+void nibble_row(const Product& job, long row, long panel) {
+  const Matrix& m = *job.matrix;
+  const Outputs of(m, panel);
+  const long n_blocks = blocks_of(m);
+  const auto* inputs = reinterpret_cast<const char*>(job.x + row * job.x_stride);
+  std::int32_t result[kLanes] = {};
+  for (long o = 0; o < of.count; o += 4) {
+    IntReg four[4];
+    for (long p = 0; p < 4; ++p) {
+      const long output = of.first + (o + p < of.count ? o + p : o);
+      const std::int8_t* w = address<Type::i4>(m, output, 0);
+      const std::uint8_t* factors = m.factors + output * n_blocks;
+      IntReg low{}, high{};
+      for (long b = 0; b < n_blocks; b += kBlocks) {
+        __builtin_prefetch(w + (8 * n_blocks + b) * kHalf);  // the rows that come next
+        for (long i = 0; i < kPlane; i += sizeof(ByteReg)) {
+          const ByteReg both = bytes(w + b * kHalf + i) ^ (ByteReg{} - 0x78);  // from 0 on
+          const ByteReg first = both & 15, second = (ByteReg)((ShortReg)both >> 4) & 15;
+          const char* in = inputs + b / kBlocks * kLaidOut + i;
+          const auto products = [&](long plane) __attribute__((always_inline)) {
+            const char* at = in + plane * 2 * kPlane;
+            return pairs(first, bytes(at)) + pairs(second, bytes(at + kPlane)) -
+                   (ShortReg)bytes(in + (4 + plane) * kPlane);
+          };
+          const ShortReg factor = spread(factors + b + i / kHalf);
+          low = dot(products(0), factor, low);
+          high = dot(products(1), factor, high);
+        }
+      }
+      four[p] = low + (high << 8);
+    }
+    totals(four, result + o);
+  }
+  finish(job, row, panel, 1, result);
+}
+#endif
+
+// ---- Tiles -----------------------------------------------------------------------------------
+//
+// A tile of weights is 16 outputs by 64 inputs, as they lie. A tile of inputs is 16 times 4 inputs
+// by 16 rows, of their low bytes or of their high ones: 256 times the one product and once the other
+// are the exact sum.
+
+#if defined(__AMX_INT8__)
+constexpr long kTileInputs = 64, kFewestRows = 5;
+
+INLINE bool in_tiles(const Matrix& m, long count) {
+  return m.type == Type::i8 && count >= kFewestRows && m.in.length() % kTileInputs == 0 &&
+         m.out.size % kLanes == 0;
+}
+
+// Tile row i of every tile lies in the memory of row i of the group.
+void lay_in_tiles(float* x, long stride, long count, long n) {
+  typedef std::uint8_t Bytes __attribute__((vector_size(kShorts)));
+  for (long row = 0; row < count; ++row) {
+    auto* bytes = reinterpret_cast<std::uint8_t*>(x + row * stride);
+    for (long k = 0; k < n; k += kTileInputs, bytes += 2 * kTileInputs) {
+      ShortReg numbers[2];
+      std::memcpy(numbers, bytes, sizeof numbers);
+      for (int i = 0; i < 2; ++i) {
+        const auto low = __builtin_convertvector(numbers[i], Bytes);
+        const auto high = __builtin_convertvector(numbers[i] >> 8, Bytes);
+        std::memcpy(bytes + i * kShorts, &low, sizeof low);
+        std::memcpy(bytes + kTileInputs + i * kShorts, &high, sizeof high);
+      }
+    }
+  }
+  for (long k = 0; k < n / 2; k += kLanes) {
+    IntReg square[kGroup];
+#pragma GCC unroll 16
+    for (int i = 0; i < kGroup; ++i) std::memcpy(&square[i], x + i * stride + k, sizeof square[i]);
+    transpose(square);
+#pragma GCC unroll 16
+    for (int i = 0; i < kGroup; ++i) std::memcpy(x + i * stride + k, &square[i], sizeof square[i]);
+  }
+}
+
+// The panel and, if it is not the last, the next one, for a group of rows.
+void tile_block(const Product& job, long row, long count, long panel, long last) {
+  const Matrix& m = *job.matrix;
+  const long n = m.in.length(), pair = panel + 1 < last ? 2 : 1;
+  const std::int8_t* w = address<Type::i8>(m, panel * kLanes, 0);
+  const std::int8_t* next = w + (pair - 1) * kLanes * n;
+  const float* x = job.x + row * job.x_stride;
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (long k = 0; k < n; k += kTileInputs) {
+    const auto* inputs = reinterpret_cast<const std::int8_t*>(x) + 2 * k;
+    _tile_loadd(6, inputs, job.x_stride * 4);
+    _tile_loadd(7, inputs + kTileInputs, job.x_stride * 4);
+    _tile_loadd(4, w + k, n);
+    _tile_loadd(5, next + k, n);
+    _tile_dpbsud(0, 4, 6);
+    _tile_dpbssd(1, 4, 7);
+    _tile_dpbsud(2, 5, 6);
+    _tile_dpbssd(3, 5, 7);
+    for (long i = 0; row == 0 && i < 2 * kLanes; ++i)
+      __builtin_prefetch(w + (2 * kLanes + i) * n + k);
+  }
+  alignas(64) IntReg sums[4][kLanes];
+  _tile_stored(0, sums[0], 64);
+  _tile_stored(1, sums[1], 64);
+  _tile_stored(2, sums[2], 64);
+  _tile_stored(3, sums[3], 64);
+  for (long p = 0; p < pair; ++p) {
+    IntReg* low = sums[2 * p];
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) low[i] += low[kLanes + i] << 8;
+    transpose(low);
+    for (long t = 0; t < count; ++t) {
+      Vec y;
+      y.part[0] = __builtin_convertvector(low[t], Reg);
+      finish(job, row + t, panel + p, y * x[t * job.x_stride + padded(n) - 1]);
+    }
+  }
+}
+#endif
+
+// Rows done: those of the groups that are laid in tiles.
+long multiply_tiles(const Product& job, long n_rows, long first, long last) {
+#if defined(__AMX_INT8__)
+  const long rest = n_rows % kGroup;
+  const long n_tiled = n_rows - (in_tiles(*job.matrix, rest) ? 0 : rest);
+  if (!in_tiles(*job.matrix, n_tiled)) return 0;
+  _tile_loadconfig(&kTileShapes);
+  for (long panel = first; panel < last; panel += 2)
+    for (long row = 0; row < n_tiled; row += kGroup)
+      tile_block(job, row, n_tiled - row < kGroup ? n_tiled - row : kGroup, panel, last);
+  _tile_release();
+  return n_tiled;
+#else
+  (void)job, (void)n_rows, (void)first, (void)last;
+  return 0;
+#endif
+}
+
+// Rows done, the last ones: one that is alone.
+long multiply_alone(const Product& job, long n_rows, long first, long last) {
+#if defined(__AVX2__)
+  if (!in_bytes(*job.matrix, n_rows % kGroup)) return 0;
+  for (long panel = first; panel < last; ++panel) nibble_row(job, n_rows - 1, panel);
+  return 1;
+#else
+  (void)job, (void)n_rows, (void)first, (void)last;
+  return 0;
+#endif
 }
 
 template <Type type>
 void multiply_integers(const Product& job, long n_rows, long first, long last) {
+  const long before = type == Type::i8 ? multiply_tiles(job, n_rows, first, last) : 0;
+  const long after = type == Type::i4 ? multiply_alone(job, n_rows, first, last) : 0;
   for (long panel = first; panel < last; ++panel)
-    deal(n_rows, 4, [&](long row, long count) {
+    deal(n_rows - before - after, 4, [&](long row, long count) {
       with_constant<4>(count, [&](auto t) {
-        integer_block<type, decltype(t)::value>(job, row, panel);
+        integer_block<type, decltype(t)::value>(job, before + row, panel);
       });
     });
 }
 
 typedef std::int16_t Low __attribute__((vector_size(kWidth * 2)));
 
-void quantize(float* x, const Axis& axis, long limit) {
+void quantize_row(float* x, const Axis& axis, long limit) {
   Vec most = 0.0f;
   for (long i = 0; i < axis.span(); i += kLanes)
     most = map([](Reg m, Reg v) { v = v < 0.0f ? -v : v; return v > m ? v : m; }, most,
@@ -465,6 +767,18 @@ void quantize(float* x, const Axis& axis, long limit) {
     }
   }
   x[padded(axis.length()) - 1] = greatest / static_cast<float>(limit);
+}
+
+void quantize(const Matrix& reader, float* x, long stride, long count) {
+  for (long row = 0; row < count; ++row) {
+    quantize_row(x + row * stride, reader.in, reader.limit());
+#if defined(__AVX2__)
+    if (in_bytes(reader, count)) lay_in_bytes(x + row * stride, reader.in.length());
+#endif
+  }
+#if defined(__AMX_INT8__)
+  if (in_tiles(reader, count)) lay_in_tiles(x, stride, count, reader.in.length());
+#endif
 }
 
 void multiply(const Product& job, long n_rows, long first, long last) {
@@ -564,40 +878,51 @@ INLINE void recur(const HeadRows& x, long n, long row, float* state) {
 #pragma GCC unroll 4
     for (int i = 0; i < R; ++i) removed[i] = fused(load16(s + i * width + j), kk, removed[i]);
   }
-  float minus[R];
-  for (int i = 0; i < R; ++i) minus[i] = -sum(removed[i]);
+  float taken[R];
+  sums<R>(removed, taken);
   for (long j = 0; j < n; j += kLanes) {
     const Vec w = load16(x.w + j), b = load16(x.a + j), k = load16(x.k + j), r = load16(x.r + j);
 #pragma GCC unroll 4
     for (int i = 0; i < R; ++i) {
       float* cell = s + i * width + j;
       Vec next = fused(load16(cell), w, k * x.v[row + i]);
-      next = fused(b, minus[i], next);
+      next = fused(b, -taken[i], next);
       store16(cell, next);
       read[i] = fused(next, r, read[i]);
     }
   }
-  for (int i = 0; i < R; ++i) x.y[row + i] = sum(read[i]);
+  sums<R>(read, x.y + row);
+}
+
+// From what the recurrence read to what the output projection reads.
+INLINE void gate(const HeadWeights& c, const HeadRows& x, long n) {
+  Vec bonus = 0.0f;
+  for (long i = 0; i < n; i += kLanes)
+    bonus = fused(load16(x.r + i) * load16(x.k + i), load16(c.r_k + i), bonus);
+  const float share = sum(bonus);
+  layer_norm(x.y, c.ln_weight, c.ln_bias, 64e-5f, n, x.y);  // eps of every release
+  for (long i = 0; i < n; i += kLanes)
+    store16(x.y + i, fused(load16(x.v + i), share, load16(x.y + i)) * load16(x.g + i));
 }
 
 void head(const HeadWeights& weights, const HeadRows& rows, long n_rows, long n, float* state) {
-  HeadRows x = rows;
-  for (long t = 0; t < n_rows; ++t) {
-    prepare(weights, x, n);
+  const auto each = [&](const auto& f) {
+    HeadRows x = rows;
+    for (long t = 0; t < n_rows; ++t) {
+      f(x);
+      float** const fields[] = {&x.r, &x.w, &x.k, &x.v, &x.a, &x.v_mix, &x.g, &x.y, &x.v_first};
+      for (float** p : fields) *p += x.stride;
+    }
+  };
+  // each step for all rows: only the recurrence has to wait for the row before
+  each([&](const HeadRows& x) { prepare(weights, x, n); });
+  each([&](const HeadRows& x) {
     for (long i = n; i < padded(n); ++i) x.y[i] = 0.0f;
     long row = 0;
     for (; row + 4 <= n; row += 4) recur<4>(x, n, row, state);
     for (; row < n; ++row) recur<1>(x, n, row, state);
-    Vec bonus = 0.0f;
-    for (long i = 0; i < n; i += kLanes)
-      bonus = fused(load16(x.r + i) * load16(x.k + i), load16(weights.r_k + i), bonus);
-    const float share = sum(bonus);
-    layer_norm(x.y, weights.ln_weight, weights.ln_bias, 64e-5f, n, x.y);  // eps of every release
-    for (long i = 0; i < n; i += kLanes)
-      store16(x.y + i, fused(load16(x.v + i), share, load16(x.y + i)) * load16(x.g + i));
-    float** const rows_of_x[] = {&x.r, &x.w, &x.k, &x.v, &x.a, &x.v_mix, &x.g, &x.y, &x.v_first};
-    for (float** p : rows_of_x) *p += x.stride;
-  }
+  });
+  each([&](const HeadRows& x) { gate(weights, x, n); });
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 namespace anser {
 
 constexpr long kLanes = 16;  // outputs in a panel of weights, floats in a padded unit
+constexpr long kGroup = 16;  // rows whose integers are laid out together
 
 static constexpr long padded(long n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
@@ -43,15 +44,17 @@ struct Matrix {
   Type type = Type::f32;
 
   long n_panels() const { return (out.span() + kLanes - 1) / kLanes; }
-  // Greatest magnitude of 16-bit inputs with which no 32-bit sum overflows.
+  // Greatest magnitude of 16-bit inputs with which no 32-bit sum overflows, and whose high bytes,
+  // should the low ones be signed, fit into a byte.
   long limit() const {
     const long most = 2147483647L / ((type == Type::i8 ? 128 : 8 * kMaxFactor) * in.length());
-    return most < 32767 ? most : 32767;
+    const long split = type == Type::i8 ? 32767 : 32639;
+    return most < split ? most : split;
   }
 };
 
 // y[row] = finish(scale * W x[row] + bias); `add` adds to what y holds. Integer weights read x as
-// `quantize` leaves it.
+// `quantize` leaves it, called for each kGroup rows.
 struct Product {
   const Matrix* matrix;
   const float* x;
@@ -79,9 +82,10 @@ struct Kernels {
   void (*multiply)(const Product& product, long n_rows, long first_panel, long last_panel);
   // out = scale * row over n numbers, zeros after them up to padded(n)
   void (*widen)(const void* row, Type type, float scale, long n, float* out);
-  // x <- integers of at most `limit`, 16 bits each, without the padding of groups; the last float
-  // of padded(length) becomes what one of them is worth
-  void (*quantize)(float* x, const Axis& axis, long limit);
+  // rows of x, at most kGroup, <- integers of at most reader.limit(), 16 bits each, without the
+  // padding of groups; the last float of padded(length) becomes what one of them is worth. May write
+  // to all rows of the group, those past `count` too.
+  void (*quantize)(const Matrix& reader, float* x, long stride, long count);
   // out = (x - mean) / sqrt(variance + eps) * weight + bias over n floats
   void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, long n,
                      float* out);
@@ -95,5 +99,6 @@ struct Kernels {
 const Kernels* kernels_portable();
 const Kernels* kernels_avx2();
 const Kernels* kernels_avx512();
+const Kernels* kernels_amx();
 
 }  // namespace anser

@@ -11,6 +11,8 @@
 
 #if defined(__linux__)
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace anser {
@@ -18,7 +20,7 @@ namespace anser {
 namespace {
 
 constexpr float kLayerNormEps = 1e-5f;
-constexpr long kChunkRows = 60;     // rows of a prefill chunk: ten blocks of six
+constexpr long kChunkRows = 64;     // rows of a prefill chunk
 constexpr long kMixes = 7;          // what the projections and LoRAs read of a row; v twice
 constexpr long kPanelsPerItem = 4;  // what a thread claims at once
 
@@ -30,16 +32,27 @@ bool works(const Kernels* kernels) {
   struct sigaction trap {}, before;
   trap.sa_handler = [](int) { siglongjmp(escape, 1); };
   sigaction(SIGILL, &trap, &before);
-  float y[kLanes] = {};
+  float y[kGroup * kLanes] = {};
   if (sigsetjmp(escape, 1) == 0) {
-    const std::vector<std::int8_t> ones(kLanes * 32, 1);
-    std::vector<float> x(32, 0.5f);
-    const Matrix matrix{ones.data(), nullptr, nullptr, nullptr, {1, 32, 32}, {1, 16, 16}, Type::i8};
-    kernels->quantize(x.data(), matrix.in, matrix.limit());
-    kernels->multiply({&matrix, x.data(), 32, y, kLanes, Finish::sigmoid}, 1, 0, 1);
+    const std::vector<std::int8_t> ones(kLanes * 64, 1);
+    std::vector<float> x(kGroup * 64, 0.5f);
+    const Matrix matrix{ones.data(), nullptr, nullptr, nullptr, {1, 64, 64}, {1, 16, 16}, Type::i8};
+    kernels->quantize(matrix, x.data(), 64, kGroup);
+    kernels->multiply({&matrix, x.data(), 64, y, kLanes, Finish::sigmoid}, kGroup, 0, 1);
   }
   sigaction(SIGILL, &before, nullptr);
-  return y[kLanes - 1] > 0.9999f && y[kLanes - 1] <= 1.0f;
+  const float last = y[kGroup * kLanes - 1];
+  return last > 0.9999f && last <= 1.0f;
+}
+
+// Asks the system for the registers of tiles, which it hands out on request only.
+bool tiles_granted() {
+#if defined(ANSER_X86) && defined(__linux__)
+  constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+#else
+  return false;
+#endif
 }
 
 // Where instruction sets meet: the best first.
@@ -51,8 +64,9 @@ const std::vector<const Kernels*>& supported_kernels() {
     };
 #if defined(ANSER_X86)
     __builtin_cpu_init();
-    add(__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vnni"),
-        kernels_avx512());
+    const bool avx512 = __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vnni");
+    add(avx512 && tiles_granted(), kernels_amx());
+    add(avx512, kernels_avx512());
     add(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), kernels_avx2());
 #endif
     add(true, kernels_portable());
@@ -188,12 +202,19 @@ class Model::Loader {
     return m;
   }
 
-  // A LoRA matrix [in, out].
+  // A LoRA matrix [in, out], which is copied to rows of outputs.
   Matrix lora(const std::string& name, const Axis& in, const Axis& out) {
-    const Tensor& tensor = find(name, {in.length(), out.length()});
-    if (is_integer(tensor.type))
-      throw std::invalid_argument("tensor '" + name + "' is int8, expected float32 or float16");
-    return pack(tensor, in, out, out.length(), 1);
+    const long n_in = in.length(), n_out = out.length();
+    const Tensor& tensor = find(name, {n_in, n_out});
+    if (tensor.type == Type::i4)
+      throw std::invalid_argument("tensor '" + name + "' is int4, expected another type");
+    if (tensor.type != Type::i8) return pack(tensor, in, out, n_out, 1);
+    auto* rows = arena_.take<std::int8_t>(n_in * n_out);
+    pool_.run(n_out, [&](long o) {
+      const auto* from = static_cast<const std::int8_t*>(tensor.data) + o;
+      for (long k = 0; k < n_in; ++k) rows[o * n_in + k] = from[k * n_out];
+    });
+    return {rows, nullptr, vectors({name + ".scale"}, panels_of(out)), nullptr, in, out, Type::i8};
   }
 
  private:
@@ -250,17 +271,19 @@ struct Model::Rows {
     long used = 0;
     const auto put = [&](float*& p, long stride) {
       p = base + used;
-      used += count * stride;
+      used += items(count, kGroup) * kGroup * stride;
     };
     for (float** p : {&x, &u, &before}) put(*p, width);
     put(mixed, kMixes * width);
-    for (float** p : {&r, &w, &k, &v, &a, &v_mix, &g, &y, &v_first}) put(*p, heads);
-    const std::pair<float*&, long> others[] = {{w_low, d.rank_w},
-                                               {a_low, d.rank_a},
-                                               {v_low, d.rank_v},
-                                               {g_low, d.rank_g},
-                                               {hidden, d.d_ffn}};
-    for (const auto& [p, size] : others) put(p, padded(size));
+    put(v_first, heads);
+    const long free = used;  // time mix and channel mix take turns here
+    for (float** p : {&r, &w, &k, &v, &a, &v_mix, &g, &y}) put(*p, heads);
+    const std::pair<float*&, long> low[] = {
+        {w_low, d.rank_w}, {a_low, d.rank_a}, {v_low, d.rank_v}, {g_low, d.rank_g}};
+    for (const auto& [p, rank] : low) put(p, padded(rank));
+    const long end = std::exchange(used, free);
+    put(hidden, padded(d.d_ffn));
+    used = std::max(used, end);
     states = base + used;
     return used + heads * d.head_size;
   }
@@ -363,10 +386,24 @@ void Model::embed(const Batch& batch, const Rows& rows) {
   });
 }
 
+// f(i, first row, rows) for every i of n and every group of rows.
+template <class F>
+void Model::each_group(long n, const Rows& rows, const F& f) {
+  const long n_groups = items(rows.count, kGroup);
+  const auto item = [&](long i) {
+    const long row = i / n * kGroup;
+    f(i % n, row, std::min(kGroup, rows.count - row));
+  };
+  if (rows.count > 8) return pool_.run(n * n_groups, item);
+  for (long i = 0; i < n; ++i) item(i);
+}
+
 // The rows in the form in which `reader` takes them.
 void Model::quantize(const Matrix& reader, float* x, long stride, const Rows& rows) {
-  const auto f = [&](long row) { kernels_->quantize(x + row * stride, reader.in, reader.limit()); };
-  if (is_integer(reader.type)) each_row(rows, f);
+  if (!is_integer(reader.type)) return;
+  each_group(1, rows, [&](long, long row, long count) {
+    kernels_->quantize(reader, x + row * stride, stride, count);
+  });
 }
 
 // u = LN(x), then a blend of u with the u one token earlier for each of the `readers`, null where
@@ -384,17 +421,17 @@ void Model::norm_and_mix(float* shift, const float* ln, const float* mixes,
     std::fill(before + d, before + width, 0.0f);
     std::memcpy(shift + b * step, rows.u + ((b + 1) * rows.span - 1) * width, d * sizeof(float));
   }
-  each_row(rows, [&](long row) {
-    const float* u = rows.u + row * width;
-    const float* before = row % rows.span ? u - width : rows.before + row / rows.span * width;
-    const float* mix = mixes;
-    float* out = rows.mixed + row * kMixes * width;
-    for (const Matrix* reader : readers) {
-      if (reader) kernels_->lerp(u, before, mix, d, out);
-      if (reader && is_integer(reader->type)) kernels_->quantize(out, reader->in, reader->limit());
-      mix += width;
-      out += width;
+  const long n_readers = static_cast<long>(readers.size());
+  each_group(n_readers, rows, [&](long i, long first, long count) {
+    const Matrix* reader = readers.begin()[i];
+    if (!reader) return;
+    float* out = rows.mixed + first * kMixes * width + i * width;
+    for (long row = first; row < first + count; ++row) {
+      const float* u = rows.u + row * width;
+      const float* before = row % rows.span ? u - width : rows.before + row / rows.span * width;
+      kernels_->lerp(u, before, mixes + i * width, d, out + (row - first) * kMixes * width);
     }
+    if (is_integer(reader->type)) kernels_->quantize(*reader, out, kMixes * width, count);
   });
 }
 
@@ -430,6 +467,12 @@ void Model::time_mix(long index, const Batch& batch, Rows& rows) {
             from(layer.a1, 4, rows.a_low, padded(dims_.rank_a), Finish::store),
             from(layer.g1, 5, rows.g_low, padded(dims_.rank_g), Finish::sigmoid)},
            rows.count);
+  const Matrix* up[] = {&layer.w2, &layer.a2, &layer.g2, &layer.v2};
+  float* const low[] = {rows.w_low, rows.a_low, rows.g_low, rows.v_low};
+  each_group(4, rows, [&](long i, long row, long count) {
+    const long stride = up[i]->in.stride;
+    if (is_integer(up[i]->type)) kernels_->quantize(*up[i], low[i] + row * stride, stride, count);
+  });
   pool_.run(dims_.n_head(), [&](long h) { head(index, h, batch, rows); });
   if (index + 1 == dims_.n_layer && !batch.every_token && rows.n_sequences == 1 && rows.span > 2) {
     // No state reads what follows, but for the last row, whose channel mix reads one row back.
@@ -493,18 +536,19 @@ void Model::channel_mix(long index, const Batch& batch, const Rows& rows) {
 void Model::read_out(const Batch& batch, const Rows& rows) {
   const long width = padded(dims_.d_model), vocab = dims_.n_vocab;
   const long span = batch.every_token ? rows.span : 1;  // rows read of each sequence
-  for (long b = 0; b < rows.n_sequences; ++b)
-    for (long t = 0; t < span; ++t) {
-      float* u = rows.u + (b * span + t) * width;
-      kernels_->layer_norm(rows.x + ((b + 1) * rows.span - span + t) * width, ln_out_,
-                           ln_out_ + width, kLayerNormEps, dims_.d_model, u);
-      if (is_integer(head_.type)) kernels_->quantize(u, head_.in, head_.limit());
-    }
   const bool together = span == batch.n_tokens || !batch.every_token;  // rows of the answer
   const long groups = together ? 1 : rows.n_sequences, count = rows.n_sequences * span / groups;
-  for (long b = 0; b < groups; ++b) {
-    float* logits = batch.logits + (b * batch.n_tokens + (together ? 0 : rows.token)) * vocab;
-    multiply({{&head_, rows.u + b * count * width, width, logits, vocab, Finish::store}}, count);
+  for (long group = 0; group < groups; ++group) {
+    for (long i = 0; i < count; ++i) {
+      const long b = group + i / span, t = rows.span - span + i % span;
+      kernels_->layer_norm(rows.x + (b * rows.span + t) * width, ln_out_, ln_out_ + width,
+                           kLayerNormEps, dims_.d_model, rows.u + i * width);
+    }
+    Rows read = rows;
+    read.count = count;
+    quantize(head_, rows.u, width, read);
+    float* logits = batch.logits + (group * batch.n_tokens + (together ? 0 : rows.token)) * vocab;
+    multiply({{&head_, rows.u, width, logits, vocab, Finish::store}}, count);
   }
 }
 

@@ -63,6 +63,8 @@ class Model {
 
   template <class F>
   void each_row(const Rows& rows, const F& f);
+  template <class F>
+  void each_group(long n, const Rows& rows, const F& f);
   void embed(const Batch& batch, const Rows& rows);
   void time_mix(long layer, const Batch& batch, Rows& rows);
   void head(long layer, long head, const Batch& batch, const Rows& rows);

@@ -88,7 +88,7 @@ class Pool {
       if (static_cast<std::uint32_t>(ticket) == 0) return false;
     } while (!word.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel,
                                          std::memory_order_acquire));
-    call_(work_, first_of(share) + static_cast<long>(static_cast<std::uint32_t>(ticket)) - 1);
+    call_(work_, first_of(share + 1) - static_cast<long>(static_cast<std::uint32_t>(ticket)));
     return true;
   }
 

@@ -377,8 +377,11 @@ def test_weights_that_do_not_fit_are_named():
         engine_of(without, threads=1)
     with pytest.raises(CheckpointError, match=r"'blocks.2.att.w0' is float32 \(59\), expected"):
         engine_of({**good, "blocks.2.att.w0": np.zeros(59, np.float32)}, threads=1)
-    with pytest.raises(CheckpointError, match=r"'blocks.0.att.w1' is int8"):
-        engine_of({**good, "blocks.0.att.w1": np.zeros((60, 7), np.int8)}, threads=1)
+    lora = "blocks.0.att.w1"
+    with pytest.raises(CheckpointError, match=rf"'{lora}.scale' is missing"):
+        engine_of({**good, lora: np.zeros((60, 7), np.int8)}, threads=1)
+    with pytest.raises(CheckpointError, match=rf"'{lora}' is int4"):
+        engine_of({**good, lora: np.zeros((60, 7), np.uint8)}, threads=1)
     wrong = dataclasses.replace(ODD, head_size=7)
     with pytest.raises(CheckpointError, match="head size does not divide the width"):
         Engine(Checkpoint(wrong, good, {}), threads=1)

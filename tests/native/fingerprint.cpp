@@ -53,7 +53,7 @@ void run(const Dims& d, Type type, int threads, const std::string& set) {
   seed = 1;
   Weights w;
   w.memory.reserve(1000);
-  const Type small = type == Type::f32 ? Type::f32 : Type::f16;
+  const Type small = is_integer(type) ? Type::i8 : type;
   w.matrix("emb.weight", type, d.n_vocab, d.d_model);
   w.matrix("head.weight", type, d.n_vocab, d.d_model);
   for (const char* end : {".weight", ".bias"}) w.add(std::string("ln_out") + end, Type::f32, {d.d_model}, 1);
@@ -73,6 +73,8 @@ void run(const Dims& d, Type type, int threads, const std::string& set) {
     for (const auto& [letter, rank] : ranks) {
       w.add(att + letter + "1", small, {d.d_model, rank}, 0.1f);
       w.add(att + letter + "2", small, {rank, d.d_model}, 0.1f);
+      w.add(att + letter + "1.scale", Type::f32, {rank}, 0.001f);
+      w.add(att + letter + "2.scale", Type::f32, {d.d_model}, 0.001f);
     }
   }
   Model model(d, w.tensors, threads, set);

@@ -39,8 +39,8 @@ _LORA = tuple(f"att.{c}{i}" for c in "wavg" for i in "12")
 class Checkpoint:
     """Weights of a model under official names: float32 or float16, or integers with scales.
 
-    int8: W[o, i] = w[o, i] * scale[o], with `<name>.scale` float32 [rows]. int4: blocks of 32
-    inputs in 16 bytes, uint8 [rows, 16 * blocks]; byte j of a block holds input j in its low half
+    int8: W[o, i] = w[o, i] * scale[o], with `<name>.scale` float32 [o]; LoRA matrices, which
+    official files hold as [i, o], likewise. int4: blocks of 32 inputs in 16 bytes, uint8 [rows, 16 * blocks]; byte j of a block holds input j in its low half
     and input j + 16 in its high half, both signed; W = half * factor[o, block] * scale[o],
     with `<name>.factor` uint8 [rows, blocks], at most 63; the last block is filled up with zeros.
     Arrays are read-only views of the memory-mapped file.
@@ -79,24 +79,23 @@ def save(path: str | os.PathLike[str], tensors: Tensors, metadata: Mapping[str, 
 def quantize(tensors: Tensors, precision: Precision) -> dict[str, NDArray[Any]]:
     """Return the tensors at another precision; vectors always stay float32.
 
-    fp16 stores every matrix in half precision. int8 stores the projections and the two tables as
-    int8 with one float32 scale a row, `<name>.scale`, so that W[o, i] = int8[o, i] * scale[o];
-    LoRA matrices, being small and sensitive, are kept in half precision there. int4 stores the
-    projections and the head in blocks of 4 bits, and the rest as int8 does.
+    fp16 stores every matrix in half precision. int8 stores them as int8 with one float32 scale
+    for each output, `<name>.scale`. int4 stores the projections and the head in blocks of 4 bits,
+    and the LoRA matrices and the embedding, being small or sensitive, as int8 does.
     """
     full = dequantize(tensors)
     if precision == "fp32":
         return full
     result: dict[str, NDArray[Any]] = {}
     for name, tensor in full.items():
-        if name.endswith(_LORA) or (precision == "fp16" and _is_matrix(name)):
-            result[name] = _to_half(name, tensor)
-        elif precision == "int4" and _is_matrix(name) and name != "emb.weight":
-            result[name], result[f"{name}.factor"], result[f"{name}.scale"] = _to_int4(tensor)
-        elif precision in ("int8", "int4") and _is_matrix(name):
-            result[name], result[f"{name}.scale"] = _to_int8(tensor)
-        else:
+        if not _is_matrix(name):
             result[name] = tensor
+        elif precision == "fp16":
+            result[name] = _to_half(name, tensor)
+        elif precision == "int4" and name != "emb.weight" and not name.endswith(_LORA):
+            result[name], result[f"{name}.factor"], result[f"{name}.scale"] = _to_int4(tensor)
+        else:
+            result[name], result[f"{name}.scale"] = _to_int8(tensor, _inputs_axis(name))
     return result
 
 
@@ -110,7 +109,7 @@ def dequantize(tensors: Tensors) -> dict[str, NDArray[Any]]:
         if tensor.dtype == np.uint8:
             values = _from_int4(tensor, tensors[f"{name}.factor"], _inputs(name, tensors))
         scale = tensors.get(f"{name}.scale")
-        full[name] = values if scale is None else values * scale[:, None]
+        full[name] = values if scale is None else values * np.expand_dims(scale, _inputs_axis(name))
     return full
 
 
@@ -284,14 +283,19 @@ def _check_tensor(name: str, tensors: Tensors, expected: tuple[int, ...]) -> Non
     if tensor.dtype in (np.int8, np.uint8):
         scale = tensors.get(f"{name}.scale")
         found = None if scale is None else scale.shape
-        if found != expected[:1]:
+        outputs = (expected[1 - _inputs_axis(name)],)
+        if found != outputs:
             raise CheckpointError(
-                f"weights: tensor '{name}.scale' has shape {found}, expected {expected[:1]}."
+                f"weights: tensor '{name}.scale' has shape {found}, expected {outputs}."
             )
 
 
 def _is_matrix(name: str) -> bool:
-    return name in ("emb.weight", "head.weight") or name.endswith(_MATRICES)
+    return name in ("emb.weight", "head.weight") or name.endswith((*_MATRICES, *_LORA))
+
+
+def _inputs_axis(name: str) -> int:
+    return 0 if name.endswith(_LORA) else 1
 
 
 def _to_half(name: str, tensor: NDArray[Any]) -> NDArray[Any]:
@@ -300,10 +304,10 @@ def _to_half(name: str, tensor: NDArray[Any]) -> NDArray[Any]:
     return tensor.astype(np.float16)
 
 
-def _to_int8(tensor: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    scale = (np.abs(tensor).max(axis=1) / 127).astype(np.float32)
-    divisor = np.where(scale > 0, scale, np.float32(1))  # a row of zeros has scale 0
-    return np.rint(tensor / divisor[:, None]).astype(np.int8), scale
+def _to_int8(tensor: NDArray[Any], inputs_axis: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    scale = (np.abs(tensor).max(axis=inputs_axis) / 127).astype(np.float32)
+    divisor = np.where(scale > 0, scale, np.float32(1))  # outputs of zeros have scale 0
+    return np.rint(tensor / np.expand_dims(divisor, inputs_axis)).astype(np.int8), scale
 
 
 def _to_int4(tensor: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
