@@ -40,9 +40,10 @@ class Checkpoint:
     """Weights of a model under official names: float32 or float16, or integers with scales.
 
     int8: W[o, i] = w[o, i] * scale[o], with `<name>.scale` float32 [o]; LoRA matrices, which
-    official files hold as [i, o], likewise. int4: blocks of 32 inputs in 16 bytes, uint8 [rows, 16 * blocks]; byte j of a block holds input j in its low half
-    and input j + 16 in its high half, both signed; W = half * factor[o, block] * scale[o],
-    with `<name>.factor` uint8 [rows, blocks], at most 63; the last block is filled up with zeros.
+    official files hold as [i, o], likewise. int4: blocks of 32 inputs in 16 bytes, uint8
+    [rows, 16 * blocks]; byte j of a block holds input j in its low half and input j + 16 in its
+    high half, both signed; W = half * factor[o, block] * scale[o], with `<name>.factor` uint8
+    [rows, blocks], at most 63; the last block is filled up with zeros.
     Arrays are read-only views of the memory-mapped file.
     """
 
