@@ -276,15 +276,15 @@ INLINE float sum(const Vec& v) {
 
 template <int R>
 INLINE void sums(const Vec* v, float* out) {
-  if constexpr (R == 4) {
+  constexpr int kFours = R / 4 * 4;
+  for (int i = 0; i < kFours; i += 4, v += 4, out += 4) {
     const Four a = quarter(v[0]), b = quarter(v[1]), c = quarter(v[2]), d = quarter(v[3]);
     const Four ab = SHUFFLE(a, b, 0, 4, 1, 5) + SHUFFLE(a, b, 2, 6, 3, 7);
     const Four cd = SHUFFLE(c, d, 0, 4, 1, 5) + SHUFFLE(c, d, 2, 6, 3, 7);
     const Four four = SHUFFLE(ab, cd, 0, 1, 4, 5) + SHUFFLE(ab, cd, 2, 3, 6, 7);
     std::memcpy(out, &four, sizeof four);
-  } else {
-    for (int i = 0; i < R; ++i) out[i] = sum(v[i]);
   }
+  for (int i = kFours; i < R; ++i) *out++ = sum(*v++);
 }
 
 // ---- Elementary functions --------------------------------------------------------------------
@@ -660,13 +660,18 @@ void lay_in_tiles(float* x, long stride, long count, long n) {
   }
 }
 
-// The panel and, if it is not the last, the next one, for a group of rows.
-void tile_block(const Product& job, long row, long count, long panel, long last) {
+// The panel and, if it is not the last, the next one, for a group of the rows. The weights that come
+// next are fetched evenly over the groups.
+void tile_block(const Product& job, long row, long n_rows, long panel, long last) {
   const Matrix& m = *job.matrix;
   const long n = m.in.length(), pair = panel + 1 < last ? 2 : 1;
   const std::int8_t* w = address<Type::i8>(m, panel * kLanes, 0);
   const std::int8_t* next = w + (pair - 1) * kLanes * n;
   const float* x = job.x + row * job.x_stride;
+  const long count = n_rows - row < kGroup ? n_rows - row : kGroup;
+  const long fetched = 2 * kLanes * row / n_rows;
+  const long fetch = 2 * kLanes * (row + count) / n_rows - fetched;
+  const std::int8_t* coming = w + (2 * kLanes + fetched) * n;
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
@@ -681,8 +686,7 @@ void tile_block(const Product& job, long row, long count, long panel, long last)
     _tile_dpbssd(1, 4, 7);
     _tile_dpbsud(2, 5, 6);
     _tile_dpbssd(3, 5, 7);
-    for (long i = 0; row == 0 && i < 2 * kLanes; ++i)
-      __builtin_prefetch(w + (2 * kLanes + i) * n + k);
+    for (long i = 0; i < fetch; ++i) __builtin_prefetch(coming + i * n + k);
   }
   alignas(64) IntReg sums[4][kLanes];
   _tile_stored(0, sums[0], 64);
@@ -712,7 +716,7 @@ long multiply_tiles(const Product& job, long n_rows, long first, long last) {
   _tile_loadconfig(&kTileShapes);
   for (long panel = first; panel < last; panel += 2)
     for (long row = 0; row < n_tiled; row += kGroup)
-      tile_block(job, row, n_tiled - row < kGroup ? n_tiled - row : kGroup, panel, last);
+      tile_block(job, row, n_tiled, panel, last);
   _tile_release();
   return n_tiled;
 #else
@@ -750,8 +754,10 @@ typedef std::int16_t Low __attribute__((vector_size(kWidth * 2)));
 void quantize_row(float* x, const Axis& axis, long limit) {
   Vec most = 0.0f;
   for (long i = 0; i < axis.span(); i += kLanes)
-    most = map([](Reg m, Reg v) { v = v < 0.0f ? -v : v; return v > m ? v : m; }, most,
-               load16(x + i));
+    most = map([](Reg m, Reg v) {
+      v = (Reg)((IntReg)v & 0x7fffffff);
+      return v > m ? v : m;
+    }, most, load16(x + i));
   float greatest = 0.0f, lanes[kLanes];
   store16(lanes, most);
   for (float lane : lanes) greatest = lane > greatest ? lane : greatest;

@@ -23,6 +23,7 @@ constexpr float kLayerNormEps = 1e-5f;
 constexpr long kChunkRows = 64;     // rows of a prefill chunk
 constexpr long kMixes = 7;          // what the projections and LoRAs read of a row; v twice
 constexpr long kPanelsPerItem = 4;  // what a thread claims at once
+constexpr long kFew = 3;            // rows that are not worth the attention of other threads
 
 sigjmp_buf escape;
 
@@ -366,10 +367,10 @@ void Model::forward(const Batch& batch) {
   }
 }
 
-// f(row) for every row of the pass; a few are not worth other threads' attention.
+// f(row) for every row of the pass.
 template <class F>
 void Model::each_row(const Rows& rows, const F& f) {
-  if (rows.count > 8) return pool_.run(rows.count, f);
+  if (rows.count > kFew) return pool_.run(rows.count, f);
   for (long row = 0; row < rows.count; ++row) f(row);
 }
 
@@ -394,7 +395,7 @@ void Model::each_group(long n, const Rows& rows, const F& f) {
     const long row = i / n * kGroup;
     f(i % n, row, std::min(kGroup, rows.count - row));
   };
-  if (rows.count > 8) return pool_.run(n * n_groups, item);
+  if (rows.count > kFew) return pool_.run(n * n_groups, item);
   for (long i = 0; i < n; ++i) item(i);
 }
 
