@@ -46,15 +46,17 @@ bool works(const Kernels* kernels) {
   return last > 0.9999f && last <= 1.0f;
 }
 
-// Asks the system for the registers of tiles, which it hands out on request only.
+#if defined(ANSER_AMX)
+// Asks the system for the registers of tiles, which Linux hands out on request only.
 bool tiles_granted() {
-#if defined(ANSER_X86) && defined(__linux__)
+#if defined(__linux__)
   constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
   return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
 #else
   return false;
 #endif
 }
+#endif
 
 // Where instruction sets meet: the best first.
 const std::vector<const Kernels*>& supported_kernels() {
@@ -66,7 +68,9 @@ const std::vector<const Kernels*>& supported_kernels() {
 #if defined(ANSER_X86)
     __builtin_cpu_init();
     const bool avx512 = __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vnni");
+#if defined(ANSER_AMX)
     add(avx512 && tiles_granted(), kernels_amx());
+#endif
     add(avx512, kernels_avx512());
     add(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), kernels_avx2());
 #endif
