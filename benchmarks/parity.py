@@ -62,7 +62,7 @@ def run_engine(*, prefill: bool) -> Run:
             logits = engine.logits(state, ids)
         else:
             logits = np.stack([engine.step(state, column) for column in ids.T], 1)
-        return logits, state.wkv
+        return logits, state.wkv.swapaxes(-1, -2)
 
     return run
 

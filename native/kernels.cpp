@@ -87,25 +87,22 @@ INLINE void store(float* p, Reg r) { std::memcpy(p, &r, sizeof r); }
 INLINE Reg all(float x) { return x - Reg{}; }
 
 typedef float Four __attribute__((vector_size(16)));
+constexpr auto kPlus = [](auto a, auto b) { return a + b; };
+constexpr auto kGreater = [](auto a, auto b) { return a > b ? a : b; };
 
-INLINE Four quarter(Reg r) {  // folds the register in halves down to four lanes
+template <class F>
+INLINE Four quarter(Reg r, F f) {  // folds the register in halves down to four lanes
 #if defined(__AVX512F__)
-  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256((__m512)r),
-                                    (__m256)_mm512_extractf64x4_pd((__m512d)r, 1));
-  return (Four)_mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+  const __m256 half = f(_mm512_castps512_ps256((__m512)r),
+                        (__m256)_mm512_extractf64x4_pd((__m512d)r, 1));
+  return (Four)f(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 #elif defined(__AVX2__)
-  return (Four)_mm_add_ps(_mm256_castps256_ps128((__m256)r), _mm256_extractf128_ps((__m256)r, 1));
+  return (Four)f(_mm256_castps256_ps128((__m256)r), _mm256_extractf128_ps((__m256)r, 1));
 #else
+  (void)f;
   return r;
 #endif
 }
-
-#if defined(__clang__)
-#define SHUFFLE(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
-#else
-#define SHUFFLE(a, b, i, j, k, l) __builtin_shuffle(a, b, Indices{i, j, k, l})
-#endif
-typedef std::int32_t Indices __attribute__((vector_size(16)));
 
 INLINE ShortReg widened(const std::int8_t* p) {
 #if defined(__AVX512BW__)
@@ -207,14 +204,18 @@ INLINE void transpose(IntReg* square) {  // 16 registers
   }
 }
 
-struct alignas(64) TileShapes {
+struct alignas(64) TileShapes {  // 0 to 3: sums, 4 and 5: weights, 6 and 7: inputs
   std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
   std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
   std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+  constexpr explicit TileShapes(int n_inputs) {
+    row_bytes[4] = row_bytes[5] = n_inputs;
+    rows[6] = rows[7] = n_inputs / 4;
+  }
 };
 
 // In memory of its own: compilers take only its first bytes for what the instruction reads.
-constexpr TileShapes kTileShapes;
+constexpr TileShapes kTileShapes[] = {TileShapes(64), TileShapes(32)};
 #endif
 
 // ---- Sixteen lanes, whatever the registers ---------------------------------------------------
@@ -261,31 +262,21 @@ INLINE Vec operator*(const Vec& a, const Vec& b) {
   return map([](Reg x, Reg y) { return x * y; }, a, b);
 }
 
-INLINE Four quarter(const Vec& v) {  // halves are added first, so every width gives the same bits
-  Vec folded = v;
+template <class F>
+INLINE Reg folded(Vec v, F f) {  // halves come first, so every width gives the same bits
 #pragma GCC unroll 2
   for (int half = kParts / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) folded.part[i] += folded.part[i + half];
-  return quarter(folded.part[0]);
+    for (int i = 0; i < half; ++i) v.part[i] = f(v.part[i], v.part[i + half]);
+  return v.part[0];
 }
 
-INLINE float sum(const Vec& v) {
-  const Four four = quarter(v);
-  return (four[0] + four[2]) + (four[1] + four[3]);
+template <class F>
+INLINE float fold(const Vec& v, F f) {
+  const Four four = quarter(folded(v, f), f);
+  return f(f(four[0], four[2]), f(four[1], four[3]));
 }
 
-template <int R>
-INLINE void sums(const Vec* v, float* out) {
-  constexpr int kFours = R / 4 * 4;
-  for (int i = 0; i < kFours; i += 4, v += 4, out += 4) {
-    const Four a = quarter(v[0]), b = quarter(v[1]), c = quarter(v[2]), d = quarter(v[3]);
-    const Four ab = SHUFFLE(a, b, 0, 4, 1, 5) + SHUFFLE(a, b, 2, 6, 3, 7);
-    const Four cd = SHUFFLE(c, d, 0, 4, 1, 5) + SHUFFLE(c, d, 2, 6, 3, 7);
-    const Four four = SHUFFLE(ab, cd, 0, 1, 4, 5) + SHUFFLE(ab, cd, 2, 3, 6, 7);
-    std::memcpy(out, &four, sizeof four);
-  }
-  for (int i = kFours; i < R; ++i) *out++ = sum(*v++);
-}
+INLINE float sum(const Vec& v) { return fold(v, kPlus); }
 
 // ---- Elementary functions --------------------------------------------------------------------
 
@@ -622,35 +613,43 @@ void nibble_row(const Product& job, long row, long panel) {
 
 // ---- Tiles -----------------------------------------------------------------------------------
 //
-// A tile of weights is 16 outputs by 64 inputs, as they lie. A tile of inputs is 16 times 4 inputs
-// by 16 rows, of their low bytes or of their high ones: 256 times the one product and once the other
-// are the exact sum.
+// A tile of weights is 16 outputs by 64 or 32 inputs, as they lie. A tile of inputs is 16 or 8 times
+// 4 inputs by 16 columns: the low bytes of a group's rows or their high ones, or, for up to 8 rows,
+// both. 256 times the product of the high ones and once that of the low ones are the exact sum.
 
 #if defined(__AMX_INT8__)
-constexpr long kTileInputs = 64, kFewestRows = 5;
+constexpr long kFewestRows = 5, kLine = 64;  // bytes of a cache line
 
 INLINE bool in_tiles(const Matrix& m, long count) {
-  return m.type == Type::i8 && count >= kFewestRows && m.in.length() % kTileInputs == 0 &&
+  return m.type == Type::i8 && count >= kFewestRows && m.in.length() % kShorts == 0 &&
          m.out.size % kLanes == 0;
 }
 
-// Tile row i of every tile lies in the memory of row i of the group.
+INLINE long tile_inputs(long n) { return n % 64 ? 32 : 64; }
+
+INLINE bool both_in_one(long count, long n) { return 2 * count <= kGroup && n % 64 == 0; }
+
+// Tile row i lies in the memory of row i of the group. Low bytes become signed, as high ones are.
 void lay_in_tiles(float* x, long stride, long count, long n) {
-  typedef std::uint8_t Bytes __attribute__((vector_size(kShorts)));
+  typedef std::int8_t Bytes __attribute__((vector_size(kShorts)));
+  const bool both = both_in_one(count, n);
+  const long at_once = tile_inputs(n), step = both ? at_once : 2 * at_once;
+  const long to_high = both ? kGroup / 2 * stride * 4 : at_once;
   for (long row = 0; row < count; ++row) {
-    auto* bytes = reinterpret_cast<std::uint8_t*>(x + row * stride);
-    for (long k = 0; k < n; k += kTileInputs, bytes += 2 * kTileInputs) {
+    auto* bytes = reinterpret_cast<std::int8_t*>(x + row * stride);
+    const auto* from = reinterpret_cast<const std::int16_t*>(bytes);
+    for (long k = 0; k < n; k += at_once, from += at_once, bytes += step) {
       ShortReg numbers[2];
-      std::memcpy(numbers, bytes, sizeof numbers);
-      for (int i = 0; i < 2; ++i) {
+      std::memcpy(numbers, from, sizeof numbers);  // may read beyond n, not beyond the row
+      for (long i = 0; i < at_once / kShorts; ++i) {
         const auto low = __builtin_convertvector(numbers[i], Bytes);
-        const auto high = __builtin_convertvector(numbers[i] >> 8, Bytes);
+        const auto high = __builtin_convertvector((numbers[i] + 128) >> 8, Bytes);
         std::memcpy(bytes + i * kShorts, &low, sizeof low);
-        std::memcpy(bytes + kTileInputs + i * kShorts, &high, sizeof high);
+        std::memcpy(bytes + to_high + i * kShorts, &high, sizeof high);
       }
     }
   }
-  for (long k = 0; k < n / 2; k += kLanes) {
+  for (long k = 0; k < (both ? n / 4 : n / 2); k += kLanes) {
     IntReg square[kGroup];
 #pragma GCC unroll 16
     for (int i = 0; i < kGroup; ++i) std::memcpy(&square[i], x + i * stride + k, sizeof square[i]);
@@ -660,48 +659,66 @@ void lay_in_tiles(float* x, long stride, long count, long n) {
   }
 }
 
-// The panel and, if it is not the last, the next one, for a group of the rows. The weights that come
-// next are fetched evenly over the groups.
-void tile_block(const Product& job, long row, long n_rows, long panel, long last) {
+struct Fetch {  // brings pairs of lines into the second cache; the other of a pair comes unasked
+  const std::int8_t* next;
+  long pairs;
+  INLINE_MEMBER void operator()() {
+    for (long i = 0; i < pairs; ++i, next += 2 * kLine) __builtin_prefetch(next, 0, 2);
+  }
+};
+
+// Up to two panels for the rows of a group. What the next step reads is loaded between products.
+void tile_block(const Product& job, long row, long count, long panel, long n_panels, Fetch& fetch) {
   const Matrix& m = *job.matrix;
-  const long n = m.in.length(), pair = panel + 1 < last ? 2 : 1;
+  const long n = m.in.length(), at_once = tile_inputs(n), stride = job.x_stride * 4;
+  const bool both = both_in_one(count, n);
+  const long step = both ? at_once : 2 * at_once;
+  const long to_high = at_once == 64 ? at_once : kGroup / 2 * stride;
   const std::int8_t* w = address<Type::i8>(m, panel * kLanes, 0);
-  const std::int8_t* next = w + (pair - 1) * kLanes * n;
-  const float* x = job.x + row * job.x_stride;
-  const long count = n_rows - row < kGroup ? n_rows - row : kGroup;
-  const long fetched = 2 * kLanes * row / n_rows;
-  const long fetch = 2 * kLanes * (row + count) / n_rows - fetched;
-  const std::int8_t* coming = w + (2 * kLanes + fetched) * n;
+  const std::int8_t* w_next = w + (n_panels - 1) * kLanes * n;
+  const auto* x = reinterpret_cast<const std::int8_t*>(job.x + row * job.x_stride);
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
-  for (long k = 0; k < n; k += kTileInputs) {
-    const auto* inputs = reinterpret_cast<const std::int8_t*>(x) + 2 * k;
-    _tile_loadd(6, inputs, job.x_stride * 4);
-    _tile_loadd(7, inputs + kTileInputs, job.x_stride * 4);
-    _tile_loadd(4, w + k, n);
-    _tile_loadd(5, next + k, n);
-    _tile_dpbsud(0, 4, 6);
-    _tile_dpbssd(1, 4, 7);
-    _tile_dpbsud(2, 5, 6);
-    _tile_dpbssd(3, 5, 7);
-    for (long i = 0; i < fetch; ++i) __builtin_prefetch(coming + i * n + k);
+  _tile_loadd(6, x, stride);
+  _tile_loadd(4, w, n);
+  _tile_loadd(5, w_next, n);
+  if (!both) _tile_loadd(7, x + to_high, stride);
+  for (long k = at_once; k <= n; k += at_once) {
+    const bool more = k < n;
+    x += step;
+    _tile_dpbssd(0, 4, 6);
+    _tile_dpbssd(2, 5, 6);
+    if (more) _tile_loadd(6, x, stride);
+    if (!both) _tile_dpbssd(1, 4, 7);
+    if (more) _tile_loadd(4, w + k, n);
+    if (!both) _tile_dpbssd(3, 5, 7);
+    if (more) _tile_loadd(5, w_next + k, n);
+    if (more && !both) _tile_loadd(7, x + to_high, stride);
+    fetch();
   }
   alignas(64) IntReg sums[4][kLanes];
   _tile_stored(0, sums[0], 64);
   _tile_stored(1, sums[1], 64);
   _tile_stored(2, sums[2], 64);
   _tile_stored(3, sums[3], 64);
-  for (long p = 0; p < pair; ++p) {
-    IntReg* low = sums[2 * p];
+  const float* factors = job.x + row * job.x_stride + padded(n) - 1;
+  for (long p = 0; p < n_panels; ++p) {
+    IntReg *low = sums[2 * p], *high = sums[2 * p + 1];
+    if (both) {
+      transpose(low);
+#pragma GCC unroll 8
+      for (int i = 0; i < kGroup / 2; ++i) low[i] += low[kGroup / 2 + i] << 8;
+    } else {
 #pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i) low[i] += low[kLanes + i] << 8;
-    transpose(low);
+      for (int i = 0; i < kGroup; ++i) low[i] += high[i] << 8;
+      transpose(low);
+    }
     for (long t = 0; t < count; ++t) {
       Vec y;
       y.part[0] = __builtin_convertvector(low[t], Reg);
-      finish(job, row + t, panel + p, y * x[t * job.x_stride + padded(n) - 1]);
+      finish(job, row + t, panel + p, y * factors[t * job.x_stride]);
     }
   }
 }
@@ -713,10 +730,15 @@ long multiply_tiles(const Product& job, long n_rows, long first, long last) {
   const long rest = n_rows % kGroup;
   const long n_tiled = n_rows - (in_tiles(*job.matrix, rest) ? 0 : rest);
   if (!in_tiles(*job.matrix, n_tiled)) return 0;
-  _tile_loadconfig(&kTileShapes);
-  for (long panel = first; panel < last; panel += 2)
-    for (long row = 0; row < n_tiled; row += kGroup)
-      tile_block(job, row, n_tiled, panel, last);
+  _tile_loadconfig(&kTileShapes[tile_inputs(job.matrix->in.length()) == 32]);
+  // what comes after the panels at hand is fetched evenly over the groups of rows
+  const long n = job.matrix->in.length(), n_groups = (n_tiled + kGroup - 1) / kGroup;
+  const long pairs = (kLanes * tile_inputs(n) / kLine + n_groups - 1) / n_groups;
+  Fetch fetch{address<Type::i8>(*job.matrix, (n_groups > 1 ? last : first + 2) * kLanes, 0), pairs};
+  for (long row = 0; row < n_tiled; row += kGroup)
+    for (long panel = first; panel < last; panel += 2)
+      tile_block(job, row, n_tiled - row < kGroup ? n_tiled - row : kGroup, panel,
+                 last - panel < 2 ? 1 : 2, fetch);
   _tile_release();
   return n_tiled;
 #else
@@ -754,13 +776,10 @@ typedef std::int16_t Low __attribute__((vector_size(kWidth * 2)));
 void quantize_row(float* x, const Axis& axis, long limit) {
   Vec most = 0.0f;
   for (long i = 0; i < axis.span(); i += kLanes)
-    most = map([](Reg m, Reg v) {
-      v = (Reg)((IntReg)v & 0x7fffffff);
-      return v > m ? v : m;
+    most = map([](Reg m, Reg v) {  // magnitudes compare as integers do
+      return (Reg)kGreater((IntReg)v & 0x7fffffff, (IntReg)m);
     }, most, load16(x + i));
-  float greatest = 0.0f, lanes[kLanes];
-  store16(lanes, most);
-  for (float lane : lanes) greatest = lane > greatest ? lane : greatest;
+  const float greatest = fold(most, kGreater);
   const float inverse = greatest > 0.0f ? static_cast<float>(limit) / greatest : 0.0f;
   auto* out = reinterpret_cast<std::int16_t*>(x);  // never ahead of what is still to be read
   for (long g = 0; g < axis.groups; ++g) {
@@ -776,8 +795,9 @@ void quantize_row(float* x, const Axis& axis, long limit) {
 }
 
 void quantize(const Matrix& reader, float* x, long stride, long count) {
+  const long limit = reader.limit();
   for (long row = 0; row < count; ++row) {
-    quantize_row(x + row * stride, reader.in, reader.limit());
+    quantize_row(x + row * stride, reader.in, limit);
 #if defined(__AVX2__)
     if (in_bytes(reader, count)) lay_in_bytes(x + row * stride, reader.in.length());
 #endif
@@ -845,7 +865,7 @@ void lerp(const float* now, const float* before, const float* mix, long n, float
 }
 
 // From the LoRA products to what the recurrence reads, in place: w becomes the decay, k the
-// replaced key, v the mixed value, v_mix the removal key kk and a the added key kk * a.
+// replaced key, v the mixed value, v_mix the removal key kk, negative, and a the added key kk * a.
 INLINE void prepare(const HeadWeights& c, const HeadRows& x, long n) {
   Vec squares = 0.0f;
   for (long i = 0; i < n; i += kLanes) {
@@ -866,38 +886,47 @@ INLINE void prepare(const HeadWeights& c, const HeadRows& x, long n) {
     }
     const Vec kk = k * load16(c.k_k + i) * inverse;
     store16(x.w + i, exp(decay));  // log decay = -exp(-1/2) sigmoid(w0 + w)
-    store16(x.v_mix + i, kk);
+    store16(x.v_mix + i, kk * -1.0f);
     store16(x.a + i, kk * a);
     store16(x.k + i, fused(k * load16(c.k_a + i), a - 1.0f, k));
   }
 }
 
-// S <- S diag(w) - (S kk)(kk a)^T + v k^T and y = S r for R rows (values) of the state.
-template <int R>
-INLINE void recur(const HeadRows& x, long n, long row, float* state) {
-  const long width = padded(n);
-  float* s = state + row * width;
-  Vec removed[R], read[R];
-  for (int i = 0; i < R; ++i) removed[i] = read[i] = 0.0f;
-  for (long j = 0; j < n; j += kLanes) {
-    const Vec kk = load16(x.v_mix + j);
+// S <- S diag(w) - (S kk)(kk a)^T + v k^T and y = S r, row after row, for C units of values from
+// `column` on. S is [key][value], so that no sum runs across lanes; each row's update sums up what the
+// next one removes.
+template <int C>
+INLINE void recur(HeadRows x, long n_rows, long n, long column, float* state, const float* coming) {
+  Vec removed[C], taken[C], v[C], read[C];
+  for (Vec& sum : removed) sum = 0.0f;
+  for (long key = 0; key < n; ++key)
 #pragma GCC unroll 4
-    for (int i = 0; i < R; ++i) removed[i] = fused(load16(s + i * width + j), kk, removed[i]);
-  }
-  float taken[R];
-  sums<R>(removed, taken);
-  for (long j = 0; j < n; j += kLanes) {
-    const Vec w = load16(x.w + j), b = load16(x.a + j), k = load16(x.k + j), r = load16(x.r + j);
-#pragma GCC unroll 4
-    for (int i = 0; i < R; ++i) {
-      float* cell = s + i * width + j;
-      Vec next = fused(load16(cell), w, k * x.v[row + i]);
-      next = fused(b, -taken[i], next);
-      store16(cell, next);
-      read[i] = fused(next, r, read[i]);
+    for (int c = 0; c < C; ++c) {
+      const Vec cell = load16(state + key * padded(n) + column + c * kLanes);
+      removed[c] = fused(cell, x.v_mix[key], removed[c]);
     }
+  for (; n_rows > 0; --n_rows) {
+    const HeadRows next = n_rows > 1 ? x.next() : x;
+    for (int c = 0; c < C; ++c) {
+      v[c] = load16(x.v + column + c * kLanes);
+      taken[c] = removed[c];
+      removed[c] = read[c] = 0.0f;
+    }
+    for (long key = 0; key < n; ++key) {
+      const Vec w = x.w[key], k = x.k[key], b = x.a[key], r = x.r[key], kk = next.v_mix[key];
+#pragma GCC unroll 4
+      for (int c = 0; c < C; ++c) {
+        const long at = key * padded(n) + column + c * kLanes;
+        const Vec cell = fused(taken[c], b, fused(load16(state + at), w, v[c] * k));
+        store16(state + at, cell);
+        read[c] = fused(cell, r, read[c]);
+        removed[c] = fused(cell, kk, removed[c]);
+        if (n_rows == 1) __builtin_prefetch(coming + at, 1);
+      }
+    }
+    for (int c = 0; c < C; ++c) store16(x.y + column + c * kLanes, read[c]);
+    x = next;
   }
-  sums<R>(read, x.y + row);
 }
 
 // From what the recurrence read to what the output projection reads.
@@ -911,24 +940,23 @@ INLINE void gate(const HeadWeights& c, const HeadRows& x, long n) {
     store16(x.y + i, fused(load16(x.v + i), share, load16(x.y + i)) * load16(x.g + i));
 }
 
-void head(const HeadWeights& weights, const HeadRows& rows, long n_rows, long n, float* state) {
-  const auto each = [&](const auto& f) {
+void head(const HeadWeights& weights, HeadRows rows, long n_rows, long n, float* state,
+          const float* coming) {
+  constexpr long kAtOnce = 16;  // rows whose vectors stay in the first cache
+  for (long count; n_rows > 0; n_rows -= count) {
+    count = n_rows < kAtOnce ? n_rows : kAtOnce;
     HeadRows x = rows;
-    for (long t = 0; t < n_rows; ++t) {
-      f(x);
-      float** const fields[] = {&x.r, &x.w, &x.k, &x.v, &x.a, &x.v_mix, &x.g, &x.y, &x.v_first};
-      for (float** p : fields) *p += x.stride;
+    for (long t = 0; t < count; ++t, x = x.next()) prepare(weights, x, n);
+    constexpr int kBeside = kRegisters / kParts >= 32 ? 4 : kRegisters / kParts >= 8 ? 2 : 1;
+    long column = 0;
+    for (; column + kBeside * kLanes <= padded(n); column += kBeside * kLanes)
+      recur<kBeside>(rows, count, n, column, state, coming);
+    for (; column < n; column += kLanes) recur<1>(rows, count, n, column, state, coming);
+    for (long t = 0; t < count; ++t, rows = rows.next()) {
+      for (long i = n; i < padded(n); ++i) rows.y[i] = 0.0f;
+      gate(weights, rows, n);
     }
-  };
-  // each step for all rows: only the recurrence has to wait for the row before
-  each([&](const HeadRows& x) { prepare(weights, x, n); });
-  each([&](const HeadRows& x) {
-    for (long i = n; i < padded(n); ++i) x.y[i] = 0.0f;
-    long row = 0;
-    for (; row + 4 <= n; row += 4) recur<4>(x, n, row, state);
-    for (; row < n; ++row) recur<1>(x, n, row, state);
-  });
-  each([&](const HeadRows& x) { gate(weights, x, n); });
+  }
 }
 
 }  // namespace

@@ -44,11 +44,11 @@ struct Matrix {
   Type type = Type::f32;
 
   long n_panels() const { return (out.span() + kLanes - 1) / kLanes; }
-  // Greatest magnitude of 16-bit inputs with which no 32-bit sum overflows, and whose high bytes,
-  // should the low ones be signed, fit into a byte.
+  // Greatest magnitude of 16-bit inputs with which no 32-bit sum overflows, and whose high bytes fit
+  // into a byte where the low ones are signed.
   long limit() const {
     const long most = 2147483647L / ((type == Type::i8 ? 128 : 8 * kMaxFactor) * in.length());
-    const long split = type == Type::i8 ? 32767 : 32639;
+    const long split = 32639;
     return most < split ? most : split;
   }
 };
@@ -75,6 +75,10 @@ struct HeadRows {
   float *r, *w, *k, *v, *a, *v_mix, *g, *y;
   float* v_first;  // written by layer 0, read by the others
   long stride;
+  [[gnu::always_inline]] HeadRows next() const {
+    return {r + stride, w + stride, k + stride, v + stride,       a + stride, v_mix + stride,
+            g + stride, y + stride, v_first + stride, stride};
+  }
 };
 
 struct Kernels {
@@ -92,8 +96,9 @@ struct Kernels {
   // out = now + (before - now) * mix over padded(n) floats
   void (*lerp)(const float* now, const float* before, const float* mix, long n, float* out);
   // time mix of one head between the LoRA products and the output projection; state [n][padded(n)]
-  // (value, key) is updated in place
-  void (*head)(const HeadWeights& weights, const HeadRows& rows, long n_rows, long n, float* state);
+  // (key, value) is updated in place, and the one that comes next brought into the cache
+  void (*head)(const HeadWeights& weights, HeadRows rows, long n_rows, long n, float* state,
+               const float* coming);
 };
 
 const Kernels* kernels_portable();

@@ -20,7 +20,7 @@ namespace anser {
 namespace {
 
 constexpr float kLayerNormEps = 1e-5f;
-constexpr long kChunkRows = 64;     // rows of a prefill chunk
+constexpr long kChunkRows = 128;    // rows of a prefill chunk
 constexpr long kMixes = 7;          // what the projections and LoRAs read of a row; v twice
 constexpr long kPanelsPerItem = 4;  // what a thread claims at once
 constexpr long kFew = 3;            // rows that are not worth the attention of other threads
@@ -265,7 +265,7 @@ class Model::Loader {
 // The rows of one pass: `span` tokens of each of B sequences, row = sequence * span + token.
 struct Model::Rows {
   long n_sequences, span, count, token;  // token: where the pass begins in the batch
-  float *x, *u, *mixed, *before;         // mixed: seven vectors beside each other
+  float *x, *u, *before, *mixed[kMixes];
   float *r, *w, *k, *v, *a, *v_mix, *g, *y, *v_first;  // [count, H * padded(N)]
   float *w_low, *a_low, *v_low, *g_low, *hidden;
   float* states;  // one for each head, where N is not a whole number of panels
@@ -279,16 +279,20 @@ struct Model::Rows {
       used += items(count, kGroup) * kGroup * stride;
     };
     for (float** p : {&x, &u, &before}) put(*p, width);
-    put(mixed, kMixes * width);
     put(v_first, heads);
-    const long free = used;  // time mix and channel mix take turns here
-    for (float** p : {&r, &w, &k, &v, &a, &v_mix, &g, &y}) put(*p, heads);
+    const long mixes = used;  // free again once the heads begin
+    for (float*& p : mixed) put(p, width);
+    const long mixes_end = std::exchange(used, mixes);
+    for (float** p : {&w, &a, &v_mix, &g, &y}) put(*p, heads);
+    used = std::max(used, mixes_end);
+    const long projections = used;  // time mix and channel mix take turns here
+    for (float** p : {&r, &k, &v}) put(*p, heads);
     const std::pair<float*&, long> low[] = {
         {w_low, d.rank_w}, {a_low, d.rank_a}, {v_low, d.rank_v}, {g_low, d.rank_g}};
     for (const auto& [p, rank] : low) put(p, padded(rank));
-    const long end = std::exchange(used, free);
+    const long projections_end = std::exchange(used, projections);
     put(hidden, padded(d.d_ffn));
-    used = std::max(used, end);
+    used = std::max(used, projections_end);
     states = base + used;
     return used + heads * d.head_size;
   }
@@ -430,26 +434,36 @@ void Model::norm_and_mix(float* shift, const float* ln, const float* mixes,
   each_group(n_readers, rows, [&](long i, long first, long count) {
     const Matrix* reader = readers.begin()[i];
     if (!reader) return;
-    float* out = rows.mixed + first * kMixes * width + i * width;
     for (long row = first; row < first + count; ++row) {
       const float* u = rows.u + row * width;
       const float* before = row % rows.span ? u - width : rows.before + row / rows.span * width;
-      kernels_->lerp(u, before, mixes + i * width, d, out + (row - first) * kMixes * width);
+      kernels_->lerp(u, before, mixes + i * width, d, rows.mixed[i] + row * width);
     }
-    if (is_integer(reader->type)) kernels_->quantize(*reader, out, kMixes * width, count);
+    if (is_integer(reader->type))
+      kernels_->quantize(*reader, rows.mixed[i] + first * width, width, count);
   });
 }
 
-// Products beside each other; their panels are dealt out together.
+// Products beside each other; their panels are dealt out together. Of many rows each thread has its
+// own, here as elsewhere: what one core wrote reaches another slowly.
 void Model::multiply(std::initializer_list<Product> products, long n_rows) {
   const auto panels = [](const Product& p) { return p.matrix ? p.matrix->n_panels() : 0; };
   long n_items = 0;
   for (const Product& p : products) n_items += items(panels(p), kPanelsPerItem);
-  pool_.run(n_items, [&](long item) {
+  const long groups = items(n_rows, kGroup);
+  const long parts = std::max(1L, std::min(pool_.n_threads(), groups / 2));
+  pool_.run(parts * n_items, [&](long item) {
+    const long part = item / n_items;
+    item %= n_items;
     const Product* p = products.begin();
     for (; item >= items(panels(*p), kPanelsPerItem); ++p) item -= items(panels(*p), kPanelsPerItem);
     const long first = item * kPanelsPerItem;
-    kernels_->multiply(*p, n_rows, first, std::min(panels(*p), first + kPanelsPerItem));
+    const long row = part * groups / parts * kGroup;
+    const long end = std::min(n_rows, (part + 1) * groups / parts * kGroup);
+    Product share = *p;
+    share.x += row * p->x_stride;
+    share.y += row * p->y_stride;
+    kernels_->multiply(share, end - row, first, std::min(panels(*p), first + kPanelsPerItem));
   });
 }
 
@@ -461,7 +475,7 @@ void Model::time_mix(long index, const Batch& batch, Rows& rows) {
                 index ? &layer.v1 : nullptr},
                rows);
   const auto from = [&](const Matrix& matrix, long mix, float* y, long y_stride, Finish finish) {
-    return Product{&matrix, rows.mixed + mix * width, kMixes * width, y, y_stride, finish};
+    return Product{&matrix, rows.mixed[mix], width, y, y_stride, finish};
   };
   Product v_low = from(layer.v1, 6, rows.v_low, padded(dims_.rank_v), Finish::store);
   if (index == 0) v_low.matrix = nullptr;
@@ -511,9 +525,13 @@ void Model::head(long index, long h, const Batch& batch, const Rows& rows) {
     const long at = b * rows.span * heads + h * stride;
     const HeadRows x{rows.r + at, rows.w + at,     rows.k + at, rows.v + at,       rows.a + at,
                      rows.v_mix + at, rows.g + at, rows.y + at, rows.v_first + at, heads};
-    float* state = batch.wkv + ((b * dims_.n_layer + index) * dims_.n_head() + h) * n * n;
+    const auto state_of = [&](long sequence, long head) {
+      return batch.wkv + ((sequence * dims_.n_layer + index) * dims_.n_head() + head) * n * n;
+    };
+    float* state = state_of(b, h);
     if (n == stride) {
-      kernels_->head(weights, x, rows.span, n, state);
+      const bool more = b + 1 < rows.n_sequences;
+      kernels_->head(weights, x, rows.span, n, state, more ? state_of(b + 1, h) : state_of(0, h + 1));
       continue;
     }
     float* wide = rows.states + h * n * stride;
@@ -521,7 +539,7 @@ void Model::head(long index, long h, const Batch& batch, const Rows& rows) {
       std::memcpy(wide + i * stride, state + i * n, n * sizeof(float));
       std::fill(wide + i * stride + n, wide + (i + 1) * stride, 0.0f);
     }
-    kernels_->head(weights, x, rows.span, n, wide);
+    kernels_->head(weights, x, rows.span, n, wide, wide);
     for (long i = 0; i < n; ++i)
       std::memcpy(state + i * n, wide + i * stride, n * sizeof(float));
   }
@@ -532,7 +550,7 @@ void Model::channel_mix(long index, const Batch& batch, const Rows& rows) {
   const long d = dims_.d_model, width = padded(d), hidden = padded(dims_.d_ffn);
   norm_and_mix(batch.shift + (index * 2 + 1) * d, layer.ln2, layer.ffn_mix,
                {&layer.ffn_key}, rows);
-  multiply({{&layer.ffn_key, rows.mixed, kMixes * width, rows.hidden, hidden, Finish::relu_squared}},
+  multiply({{&layer.ffn_key, rows.mixed[0], width, rows.hidden, hidden, Finish::relu_squared}},
            rows.count);
   quantize(layer.ffn_value, rows.hidden, hidden, rows);
   multiply({{&layer.ffn_value, rows.hidden, hidden, rows.x, width, Finish::add}}, rows.count);

@@ -1,7 +1,7 @@
 // RWKV-7 inference: (weights, states, ids) -> logits. Knows numbers only; opens no file.
 //
 // Letters: L layers, D model width, V vocabulary, H heads of N channels, F hidden width of the
-// channel mix; r w k v a g as in the paper; S the state of one head [N value, N key].
+// channel mix; r w k v a g as in the paper; S the state of one head, transposed: [N key, N value].
 #pragma once
 
 #include <initializer_list>

@@ -24,6 +24,8 @@ class Pool {
     for (auto& worker : workers_) worker.join();
   }
 
+  long n_threads() const { return n_threads_; }
+
   // f(i) for every i in [0, n), in any order, on any thread; returns when all are done.
   template <class F>
   void run(long n, const F& f) {

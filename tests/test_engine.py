@@ -22,7 +22,7 @@ SHAPES = [
     ModelDims(2, 33, 29, 33, 70, 5, 4, 2, 9),
     ModelDims(2, 96, 700, 48, 200, 17, 8, 8, 33),
     ModelDims(2, 128, 64, 128, 512, 32, 24, 16, 40),
-    ModelDims(2, 192, 130, 64, 300, 32, 32, 32, 64),
+    ModelDims(2, 192, 130, 64, 300, 32, 32, 64, 96),
     ModelDims(1, 77, 12, 11, 40, 3, 3, 3, 3),
 ]
 
@@ -44,6 +44,11 @@ def random_tensors(dims, seed=0, *, optional=False):
 
 def engine_of(tensors, **options):
     return Engine(Checkpoint(ModelDims.of(tensors), tensors, {}), **options)
+
+
+def turned(wkv):
+    """The engine's states [key, value] as the specification's [value, key], and back."""
+    return wkv.swapaxes(-1, -2)
 
 
 def random_ids(dims, shape, seed=1):
@@ -69,7 +74,7 @@ def test_parity(parity, parity_weights, tag, instructions):
     state = engine.new_state()
     logits = engine.logits(state, stored["tokens"][None])[0]
     np.testing.assert_allclose(logits, stored["logits"], rtol=0, atol=5e-5)
-    np.testing.assert_allclose(state.wkv[0], stored["state_wkv"], rtol=0, atol=5e-5)
+    np.testing.assert_allclose(turned(state.wkv[0]), stored["state_wkv"], rtol=0, atol=5e-5)
     np.testing.assert_allclose(state.shift[0], stored["state_shift"], rtol=0, atol=5e-5)
 
 
@@ -78,7 +83,7 @@ def test_parity_from_an_initial_state(parity, parity_weights, tag):
     stored = parity(tag)
     engine = engine_of(parity_weights(tag), threads=1)
     state = engine.new_state()
-    state.wkv[0] = formula.make_initial_state(tag)
+    state.wkv[0] = turned(formula.make_initial_state(tag))
     logits = engine.logits(state, stored["tokens"][None])[0]
     np.testing.assert_allclose(logits, stored["logits_S0"], rtol=0, atol=5e-5)
 
@@ -100,7 +105,7 @@ def test_parity_with_a_published_model(parity_dir):
     state = engine.new_state()
     logits = engine.logits(state, stored["tokens"][None])[0]
     np.testing.assert_allclose(logits, stored["logits"], rtol=0, atol=5e-5)
-    np.testing.assert_allclose(state.wkv[0], stored["state_wkv"], rtol=0, atol=5e-5)
+    np.testing.assert_allclose(turned(state.wkv[0]), stored["state_wkv"], rtol=0, atol=5e-5)
     state = engine.new_state()
     published = stored["published_logits_after_3"]
     np.testing.assert_allclose(engine.prefill(state, [[*b'"in']])[0], published, rtol=0, atol=5e-5)
@@ -124,7 +129,7 @@ def test_parity_with_a_model_of_heads_of_sixteen(reverse_path):
     state = engine.new_state(6)
     logits = engine.logits(state, stored["tokens"])
     np.testing.assert_allclose(logits, stored["logits"], rtol=0, atol=2e-3)
-    np.testing.assert_allclose(state.wkv, stored["state_wkv"], rtol=0, atol=2e-3)
+    np.testing.assert_allclose(turned(state.wkv), stored["state_wkv"], rtol=0, atol=2e-3)
 
 
 def test_the_reverse_task_is_solved_as_published(reverse_path):
@@ -152,7 +157,7 @@ def test_any_shape_agrees_with_the_specification(dims, optional, instructions):
     for row in range(2):
         wanted, last = expected(tensors, ids[row])
         np.testing.assert_allclose(logits[row], wanted, rtol=0, atol=1e-4)
-        np.testing.assert_allclose(state.wkv[row], last.wkv, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(turned(state.wkv[row]), last.wkv, rtol=0, atol=1e-4)
         np.testing.assert_allclose(state.shift[row], last.shift, rtol=0, atol=1e-4)
 
 
@@ -267,7 +272,7 @@ def test_a_million_tokens_do_not_drift():
     state = engine.new_state()
     logits = engine.prefill(state, ids)[0]
     wanted, last = expected(tensors, ids[0, -60_000:])
-    found = (state.wkv[0], state.shift[0], logits)
+    found = (turned(state.wkv[0]), state.shift[0], logits)
     for array, exact in zip(found, (last.wkv, last.shift, wanted[-1]), strict=True):
         np.testing.assert_allclose(array, exact, rtol=0, atol=2e-5 * np.abs(exact).max())
 

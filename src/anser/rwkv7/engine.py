@@ -35,7 +35,7 @@ class State:
     """What the model remembers of B sequences: all of it, as plain arrays of constant size."""
 
     shift: NDArray[np.float32]  # [B, n_layer, 2, d_model]; 0 = time mix, 1 = channel mix
-    wkv: NDArray[np.float32]  # [B, n_layer, n_head, N (value), N (key)]
+    wkv: NDArray[np.float32]  # [B, n_layer, n_head, N (key), N (value)]: transposed, for speed
 
     @property
     def batch(self) -> int:
