@@ -204,6 +204,21 @@ INLINE void transpose(IntReg* square) {  // 16 registers
   }
 }
 
+// The low bytes of 32 integers of 16 bits, in units of four, and what remains of each: a lane holds a
+// unit of the low bytes of `a`, one of `b`, then one of the high bytes of each.
+INLINE IntReg split(Reg a, Reg b) {
+  const __m512i words = _mm512_packs_epi32(_mm512_cvtps_epi32((__m512)a), _mm512_cvtps_epi32((__m512)b));
+  const __m512i rounded = _mm512_add_epi16(words, _mm512_set1_epi16(128));
+  return (IntReg)_mm512_packus_epi16(_mm512_and_si512(words, _mm512_set1_epi16(255)),
+                                     _mm512_srli_epi16(rounded, 8));
+}
+
+INLINE void unzip(IntReg* a, IntReg* b) {  // halves of lanes: the first of both, the second of both
+  const auto first = (IntReg)_mm512_unpacklo_epi64((__m512i)*a, (__m512i)*b);
+  *b = (IntReg)_mm512_unpackhi_epi64((__m512i)*a, (__m512i)*b);
+  *a = first;
+}
+
 struct alignas(64) TileShapes {  // 0 to 3: sums, 4 and 5: weights, 6 and 7: inputs
   std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
   std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
@@ -317,26 +332,38 @@ INLINE Reg tanh(Reg x) {
 
 // ---- Matrix products -------------------------------------------------------------------------
 
-INLINE void finish(const Product& job, long row, long panel, Vec y) {
-  const long column = panel * kLanes;
-  const long n = job.matrix->out.span() - column;
-  float* out = job.y + row * job.y_stride + column;
-  if (job.matrix->scale) y = y * load16(job.matrix->scale + column);
-  if (job.matrix->bias) y = y + load16(job.matrix->bias + column);
-  switch (job.finish) {
-    case Finish::store: break;
-    case Finish::add: y = load16(out) + y; break;
-    case Finish::relu_squared:
-      y = map([](Reg x) { return x > 0.0f ? x * x : Reg{}; }, y);
-      break;
-    case Finish::tanh: y = map([](Reg x) { return tanh(x); }, y); break;
-    case Finish::sigmoid: y = sigmoid(y); break;
+// From the sums of a panel to y.
+class Finisher {
+ public:
+  INLINE_MEMBER Finisher(const Product& job, long panel) : job_(job), column_(panel * kLanes) {
+    if (job.matrix->scale) scale_ = load16(job.matrix->scale + column_);
+    if (job.matrix->bias) bias_ = load16(job.matrix->bias + column_);
   }
-  if (n >= kLanes) return store16(out, y);
-  float lanes[kLanes];
-  store16(lanes, y);
-  std::memcpy(out, lanes, n * sizeof(float));
-}
+
+  INLINE_MEMBER void operator()(long row, Vec y) const {
+    float* out = job_.y + row * job_.y_stride + column_;
+    y = y * scale_ + bias_;
+    switch (job_.finish) {
+      case Finish::store: break;
+      case Finish::add: y = load16(out) + y; break;
+      case Finish::relu_squared:
+        y = map([](Reg x) { return x > 0.0f ? x * x : Reg{}; }, y);
+        break;
+      case Finish::tanh: y = map([](Reg x) { return tanh(x); }, y); break;
+      case Finish::sigmoid: y = sigmoid(y); break;
+    }
+    const long n = job_.matrix->out.span() - column_;
+    if (n >= kLanes) return store16(out, y);
+    float lanes[kLanes];
+    store16(lanes, y);
+    std::memcpy(out, lanes, n * sizeof(float));
+  }
+
+ private:
+  const Product& job_;
+  const long column_;
+  Vec scale_ = 1.0f, bias_ = 0.0f;
+};
 
 // P panels times T rows in registers; each sum runs over k = 0, 1, 2, ...
 template <class E, int P, int T>
@@ -355,8 +382,10 @@ void block(const Product& job, long row, long panel) {
       for (int t = 0; t < T; ++t) sums[p][t] = fused(weights, x[t * stride], sums[p][t]);
     }
   }
-  for (int p = 0; p < P; ++p)
-    for (int t = 0; t < T; ++t) finish(job, row + t, panel + p, sums[p][t]);
+  for (int p = 0; p < P; ++p) {
+    const Finisher finish(job, panel + p);
+    for (int t = 0; t < T; ++t) finish(row + t, sums[p][t]);
+  }
 }
 
 constexpr int kMaxRows = kRegisters / kParts >= 8 ? 6 : 3;  // rows of a block
@@ -474,12 +503,14 @@ struct Outputs {  // of a panel: rows of the weights
 };
 
 // Sums [output][row] of integers -> y.
-INLINE void finish(const Product& job, long row, long panel, int n_rows, const std::int32_t* sums) {
+INLINE void finish_sums(const Product& job, long row, long panel, int n_rows,
+                        const std::int32_t* sums) {
+  const Finisher finish(job, panel);
   for (int t = 0; t < n_rows; ++t) {
     float lanes[kLanes];
     for (long o = 0; o < kLanes; ++o) lanes[o] = static_cast<float>(sums[o * n_rows + t]);
     const float* x = job.x + (row + t) * job.x_stride;
-    finish(job, row + t, panel, load16(lanes) * x[padded(job.matrix->in.length()) - 1]);
+    finish(row + t, load16(lanes) * x[padded(job.matrix->in.length()) - 1]);
   }
 }
 
@@ -525,7 +556,7 @@ void integer_block(const Product& job, long row, long panel) {
 #pragma GCC unroll 4
     for (int i = 0; i < P * T; i += 4) totals(part + i, sums + (output - first) * T + i);
   }
-  finish(job, row, panel, T, sums);
+  finish_sums(job, row, panel, T, sums);
 }
 
 // ---- Nibbles times bytes ---------------------------------------------------------------------
@@ -607,7 +638,7 @@ void nibble_row(const Product& job, long row, long panel) {
     }
     totals(four, result + o);
   }
-  finish(job, row, panel, 1, result);
+  finish_sums(job, row, panel, 1, result);
 }
 #endif
 
@@ -621,41 +652,37 @@ void nibble_row(const Product& job, long row, long panel) {
 constexpr long kFewestRows = 5, kLine = 64;  // bytes of a cache line
 
 INLINE bool in_tiles(const Matrix& m, long count) {
-  return m.type == Type::i8 && count >= kFewestRows && m.in.length() % kShorts == 0 &&
-         m.out.size % kLanes == 0;
+  return m.type == Type::i8 && count >= kFewestRows && m.in.length() % 32 == 0 &&
+         m.in.span() == m.in.length() && m.out.size % kLanes == 0;
 }
 
 INLINE long tile_inputs(long n) { return n % 64 ? 32 : 64; }
 
 INLINE bool both_in_one(long count, long n) { return 2 * count <= kGroup && n % 64 == 0; }
 
-// Tile row i lies in the memory of row i of the group. Low bytes become signed, as high ones are.
-void lay_in_tiles(float* x, long stride, long count, long n) {
-  typedef std::int8_t Bytes __attribute__((vector_size(kShorts)));
+// Rounds the rows of a group by their factors. Tile row i lies in the memory of row i of the group.
+void lay_in_tiles(float* x, long stride, long count, long n, const float* factors) {
   const bool both = both_in_one(count, n);
-  const long at_once = tile_inputs(n), step = both ? at_once : 2 * at_once;
-  const long to_high = both ? kGroup / 2 * stride * 4 : at_once;
-  for (long row = 0; row < count; ++row) {
-    auto* bytes = reinterpret_cast<std::int8_t*>(x + row * stride);
-    const auto* from = reinterpret_cast<const std::int16_t*>(bytes);
-    for (long k = 0; k < n; k += at_once, from += at_once, bytes += step) {
-      ShortReg numbers[2];
-      std::memcpy(numbers, from, sizeof numbers);  // may read beyond n, not beyond the row
-      for (long i = 0; i < at_once / kShorts; ++i) {
-        const auto low = __builtin_convertvector(numbers[i], Bytes);
-        const auto high = __builtin_convertvector((numbers[i] + 128) >> 8, Bytes);
-        std::memcpy(bytes + i * kShorts, &low, sizeof low);
-        std::memcpy(bytes + to_high + i * kShorts, &high, sizeof high);
+  const long at_once = tile_inputs(n), n_squares = both || at_once == 32 ? 1 : 2;
+  float* out = x;  // never ahead of what is still to be read
+  IntReg squares[2][kGroup] = {};
+  for (long k = 0; k < n; k += at_once, out += n_squares * kLanes) {
+    for (long row = 0; row < count; ++row) {
+      const auto rounded = [&](long i) { return load(x + row * stride + k + i) * factors[row]; };
+      IntReg low = split(rounded(0), rounded(kLanes));
+      if (at_once == 64) {
+        IntReg high = split(rounded(2 * kLanes), rounded(3 * kLanes));
+        unzip(&low, &high);
+        (both ? squares[0][kGroup / 2 + row] : squares[1][row]) = high;
       }
+      squares[0][row] = low;
     }
-  }
-  for (long k = 0; k < (both ? n / 4 : n / 2); k += kLanes) {
-    IntReg square[kGroup];
+    for (long s = 0; s < n_squares; ++s) {
+      transpose(squares[s]);
 #pragma GCC unroll 16
-    for (int i = 0; i < kGroup; ++i) std::memcpy(&square[i], x + i * stride + k, sizeof square[i]);
-    transpose(square);
-#pragma GCC unroll 16
-    for (int i = 0; i < kGroup; ++i) std::memcpy(x + i * stride + k, &square[i], sizeof square[i]);
+      for (int i = 0; i < kGroup; ++i)  // lanes are four units of each register
+        std::memcpy(out + (i % 4 * 4 + i / 4) * stride + s * kLanes, &squares[s][i], sizeof(IntReg));
+    }
   }
 }
 
@@ -715,10 +742,11 @@ void tile_block(const Product& job, long row, long count, long panel, long n_pan
       for (int i = 0; i < kGroup; ++i) low[i] += high[i] << 8;
       transpose(low);
     }
+    const Finisher finish(job, panel + p);
     for (long t = 0; t < count; ++t) {
       Vec y;
       y.part[0] = __builtin_convertvector(low[t], Reg);
-      finish(job, row + t, panel + p, y * factors[t * job.x_stride]);
+      finish(row + t, y * factors[t * job.x_stride]);
     }
   }
 }
@@ -771,40 +799,50 @@ void multiply_integers(const Product& job, long n_rows, long first, long last) {
     });
 }
 
-typedef std::int16_t Low __attribute__((vector_size(kWidth * 2)));
-
-void quantize_row(float* x, const Axis& axis, long limit) {
+INLINE float greatest(const float* x, long n) {  // magnitude
   Vec most = 0.0f;
-  for (long i = 0; i < axis.span(); i += kLanes)
+  for (long i = 0; i < n; i += kLanes)
     most = map([](Reg m, Reg v) {  // magnitudes compare as integers do
       return (Reg)kGreater((IntReg)v & 0x7fffffff, (IntReg)m);
     }, most, load16(x + i));
-  const float greatest = fold(most, kGreater);
-  const float inverse = greatest > 0.0f ? static_cast<float>(limit) / greatest : 0.0f;
+  return fold(most, kGreater);
+}
+
+void round_row(float* x, const Axis& axis, float factor) {
+  typedef std::int16_t Low __attribute__((vector_size(kWidth * 2)));
   auto* out = reinterpret_cast<std::int16_t*>(x);  // never ahead of what is still to be read
   for (long g = 0; g < axis.groups; ++g) {
     for (long i = 0; i < axis.size; i += kLanes) {
-      const Vec rounded = load16(x + g * axis.stride + i) * inverse + 0x1.8p23f;
+      const Vec rounded = load16(x + g * axis.stride + i) * factor + 0x1.8p23f;
       for (int p = 0; p < kParts; ++p) {
         const auto low = __builtin_convertvector((IntReg)rounded.part[p], Low);
         std::memcpy(out + g * axis.size + i + p * kWidth, &low, sizeof low);
       }
     }
   }
-  x[padded(axis.length()) - 1] = greatest / static_cast<float>(limit);
 }
 
 void quantize(const Matrix& reader, float* x, long stride, long count) {
-  const long limit = reader.limit();
+  const long n = reader.in.length();
+  const auto limit = static_cast<float>(reader.limit());
+  float most[kGroup], factors[kGroup];
   for (long row = 0; row < count; ++row) {
-    quantize_row(x + row * stride, reader.in, limit);
-#if defined(__AVX2__)
-    if (in_bytes(reader, count)) lay_in_bytes(x + row * stride, reader.in.length());
-#endif
+    most[row] = greatest(x + row * stride, reader.in.span());
+    factors[row] = most[row] > 0.0f ? limit / most[row] : 0.0f;
   }
 #if defined(__AMX_INT8__)
-  if (in_tiles(reader, count)) lay_in_tiles(x, stride, count, reader.in.length());
+  const bool tiles = in_tiles(reader, count);
+  if (tiles) lay_in_tiles(x, stride, count, n, factors);
+#else
+  constexpr bool tiles = false;
 #endif
+  for (long row = 0; row < count; ++row) {
+    if (!tiles) round_row(x + row * stride, reader.in, factors[row]);
+#if defined(__AVX2__)
+    if (in_bytes(reader, count)) lay_in_bytes(x + row * stride, n);
+#endif
+    x[row * stride + padded(n) - 1] = most[row] / limit;
+  }
 }
 
 void multiply(const Product& job, long n_rows, long first, long last) {
