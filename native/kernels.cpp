@@ -231,6 +231,7 @@ struct alignas(64) TileShapes {  // 0 to 3: sums, 4 and 5: weights, 6 and 7: inp
 
 // In memory of its own: compilers take only its first bytes for what the instruction reads.
 constexpr TileShapes kTileShapes[] = {TileShapes(64), TileShapes(32)};
+thread_local const TileShapes* tile_shapes = nullptr;  // those loaded; to load some takes a while
 #endif
 
 // ---- Sixteen lanes, whatever the registers ---------------------------------------------------
@@ -758,7 +759,8 @@ long multiply_tiles(const Product& job, long n_rows, long first, long last) {
   const long rest = n_rows % kGroup;
   const long n_tiled = n_rows - (in_tiles(*job.matrix, rest) ? 0 : rest);
   if (!in_tiles(*job.matrix, n_tiled)) return 0;
-  _tile_loadconfig(&kTileShapes[tile_inputs(job.matrix->in.length()) == 32]);
+  const TileShapes* shapes = &kTileShapes[tile_inputs(job.matrix->in.length()) == 32];
+  if (tile_shapes != shapes) _tile_loadconfig(tile_shapes = shapes);
   // what comes after the panels at hand is fetched evenly over the groups of rows
   const long n = job.matrix->in.length(), n_groups = (n_tiled + kGroup - 1) / kGroup;
   const long pairs = (kLanes * tile_inputs(n) / kLine + n_groups - 1) / n_groups;
@@ -767,11 +769,17 @@ long multiply_tiles(const Product& job, long n_rows, long first, long last) {
     for (long panel = first; panel < last; panel += 2)
       tile_block(job, row, n_tiled - row < kGroup ? n_tiled - row : kGroup, panel,
                  last - panel < 2 ? 1 : 2, fetch);
-  _tile_release();
   return n_tiled;
 #else
   (void)job, (void)n_rows, (void)first, (void)last;
   return 0;
+#endif
+}
+
+void rest() {
+#if defined(__AMX_INT8__)
+  if (tile_shapes) _tile_release();
+  tile_shapes = nullptr;
 #endif
 }
 
@@ -1003,7 +1011,8 @@ void head(const HeadWeights& weights, HeadRows rows, long n_rows, long n, float*
 #define TEXT(name) TEXT_OF(name)
 
 const Kernels* ANSER_KERNELS() {
-  static const Kernels table = {TEXT(ANSER_NAME), multiply, widen, quantize, layer_norm, lerp, head};
+  static const Kernels table = {TEXT(ANSER_NAME), multiply, rest,       widen,
+                                quantize,         layer_norm, lerp, head};
   return &table;
 }
 

@@ -84,6 +84,8 @@ struct HeadRows {
 struct Kernels {
   const char* name;
   void (*multiply)(const Product& product, long n_rows, long first_panel, long last_panel);
+  // gives back what a thread holds of the processor from one product to the next
+  void (*rest)();
   // out = scale * row over n numbers, zeros after them up to padded(n)
   void (*widen)(const void* row, Type type, float scale, long n, float* out);
   // rows of x, at most kGroup, <- integers of at most reader.limit(), 16 bits each, without the

@@ -40,6 +40,7 @@ bool works(const Kernels* kernels) {
     const Matrix matrix{ones.data(), nullptr, nullptr, nullptr, {1, 64, 64}, {1, 16, 16}, Type::i8};
     kernels->quantize(matrix, x.data(), 64, kGroup);
     kernels->multiply({&matrix, x.data(), 64, y, kLanes, Finish::sigmoid}, kGroup, 0, 1);
+    kernels->rest();
   }
   sigaction(SIGILL, &before, nullptr);
   const float last = y[kGroup * kLanes - 1];
@@ -300,7 +301,7 @@ struct Model::Rows {
 
 Model::Model(const Dims& dims, const Tensors& tensors, int n_threads,
              const std::string& instructions)
-    : dims_(dims), kernels_(choose(instructions)), pool_(n_threads) {
+    : dims_(dims), kernels_(choose(instructions)), pool_(n_threads, kernels_->rest) {
   if (dims.head_size < 1 || dims.d_model % dims.head_size)
     throw std::invalid_argument("the head size does not divide the width");
   memory_ = std::make_unique<Arena>();
@@ -373,6 +374,7 @@ void Model::forward(const Batch& batch) {
     }
     if (batch.every_token || token + most >= batch.n_tokens) read_out(batch, rows);
   }
+  kernels_->rest();
 }
 
 // f(row) for every row of the pass.

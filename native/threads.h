@@ -15,7 +15,8 @@ namespace anser {
 
 class Pool {
  public:
-  explicit Pool(int n_threads) : n_threads_(n_threads), tickets_(n_threads * kLine) {
+  Pool(int n_threads, void (*before_sleep)())
+      : n_threads_(n_threads), before_sleep_(before_sleep), tickets_(n_threads * kLine) {
     for (int i = 1; i < n_threads; ++i) workers_.emplace_back([this, i] { serve(i); });
   }
 
@@ -109,6 +110,7 @@ class Pool {
       if (const long done = work(self)) done_.fetch_add(done, std::memory_order_release);
       const auto changed = [&] { return tickets_[self * kLine].load() >> 32 != seen; };
       if (wait(kPatience, changed)) continue;
+      before_sleep_();
       std::unique_lock<std::mutex> lock(mutex_);
       sleeping_.fetch_add(1);
       wake_.wait(lock, changed);
@@ -117,6 +119,7 @@ class Pool {
 
   std::vector<std::thread> workers_;
   const long n_threads_;
+  void (*const before_sleep_)();
   std::vector<std::atomic<std::uint64_t>> tickets_;  // of each thread, the caller's first
   alignas(64) std::atomic<long> done_{0};
   std::atomic<int> sleeping_{0};

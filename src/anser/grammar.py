@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,11 @@ class Choices:
     positions: NDArray[np.bool_]  # [length of the bar]; only ones behind the position in force
     longest: NDArray[np.int64]  # [128]; duration that each pitch may last at most here, 0 = not
     given: Given | None = None  # a note that may come here besides
+
+    @cached_property
+    def most(self) -> int:
+        """Duration that some pitch may last here, 0 = none."""
+        return int(self.longest.max())
 
 
 class Spelling(ABC):
@@ -88,7 +94,7 @@ class Spelling(ABC):
             here = choices.positions[self._page : self._page + vocab.PAGE]
             mask[vocab.POSITION : vocab.POSITION + len(here)] = here
             mask[vocab.TURN_PAGE] = choices.positions[self._page + vocab.PAGE :].any()
-        longest, given = int(choices.longest.max()), choices.given
+        longest, given = choices.most, choices.given
         if stage == "page" or not (longest or given):
             return mask
         if stage in ("note", "position"):
@@ -169,8 +175,7 @@ class CellGrammar(Spelling):
     ) -> None:
         super().__init__(length, vocab.DRUM if program == vocab.DRUMS else vocab.PITCH)
         low, high = pitches or pitch_range(program)
-        self._in_range = np.zeros(128, dtype=bool)
-        self._in_range[low : high + 1] = True
+        self._range = slice(low, high + 1)
         self._until = np.zeros(128, dtype=np.int64) if sounding is None else sounding.copy()
         self._notes: list[tuple[int, int, int, int]] = []
 
@@ -196,9 +201,9 @@ class CellGrammar(Spelling):
         longest = np.zeros(128, dtype=np.int64)
         if len(self._notes) == MOST_NOTES:
             return Choices(True, positions, longest)
-        free_from = int(self._until[self._in_range].min())
-        positions[max(self._position + 1, free_from) :] = True
+        until = self._until[self._range]
+        positions[max(self._position + 1, int(until.min())) :] = True
         if self._position >= 0:
-            longest[self._in_range & (self._until <= self._position)] = MAX_DURATION
+            longest[self._range] = np.where(until <= self._position, MAX_DURATION, 0)
             longest[: self._last_pitch + 1] = 0
         return Choices(True, positions, longest)

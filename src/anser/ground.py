@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from anser import room
 from anser.errors import RuleError
-from anser.notes import parts_of, sounded_notes, stray_offs
+from anser.notes import parts_of, stray_offs
 from anser.room import NEVER, Cell, Room, Sounds
 from anser.rules import NO_RULES, Rules, pairs
 from anser.song import NOTE, Song
@@ -138,7 +138,7 @@ class Ground:
     def _stand(self) -> None:
         """Gather what stands on each channel, and what of each track counts for polyphony."""
         song = self._song
-        sounded = sounded_notes(song.midi)
+        sounded = song.sounded
         bars, parts = song.bars.at(sounded["onset"]), parts_of(sounded)
         ends = np.where(sounded["off"] < 0, NEVER, sounded["onset"] + sounded["duration"])
         timed = np.stack([sounded["onset"], ends, sounded["pitch"]], axis=1).astype(np.int64)

@@ -5,6 +5,7 @@ The only place where chance enters: a `numpy` generator that the caller seeds.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,17 +56,18 @@ def pick(
     ids = allowed.nonzero()[0]
     x = logits[ids].astype(np.float64)
     x -= x.max()
-    p = np.exp(x)
-    log_sum = float(np.log(p.sum()))
+    weights = np.exp(x)  # over that of the likeliest
+    total = float(weights.sum())
+    log_sum = math.log(total)
     if sampling.temperature == 0:
         at = int(x.argmax())
         return Pick(int(ids[at]), float(x[at]) - log_sum)
     if sampling.temperature != 1:
-        p = np.exp(x / sampling.temperature)
-    p /= p.sum()
-    likely = (p >= sampling.min_p * p.max()).nonzero()[0]  # sorting these alone is quicker
-    order = likely[np.argsort(-p[likely], kind="stable")]
-    cumulative = np.cumsum(p[order])
-    n_kept = min(int(cumulative.searchsorted(sampling.top_p)) + 1, len(order))
+        weights = np.exp(x / sampling.temperature)
+        total = float(weights.sum())
+    likely = (weights >= sampling.min_p).nonzero()[0]  # sorting these alone is quicker
+    order = likely[(-weights[likely]).argsort(kind="stable")]
+    cumulative = weights[order].cumsum()
+    n_kept = min(int(cumulative.searchsorted(sampling.top_p * total)) + 1, len(order))
     at = int(order[cumulative[:n_kept].searchsorted(chance * cumulative[n_kept - 1])])
     return Pick(int(ids[at]), float(x[at]) - log_sum)

@@ -6,6 +6,7 @@ Time is in ticks. A song never changes: `splice` and `extended` return another.
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -78,6 +79,11 @@ class Song:
         """The number of bars: to the end of the last note, and those that were added."""
         return len(self.bars)
 
+    @cached_property
+    def sounded(self) -> NDArray[np.void]:
+        """All notes with the events that begin and end them (SOUNDED)."""
+        return sounded_notes(self.midi)
+
     def notes_in(self, track: int, bar: int) -> NDArray[np.void]:
         """Return the notes (NOTE) of a track that begin in a bar."""
         notes, (start, end) = self.tracks[track].notes, self.bars.starts[bar : bar + 2]
@@ -112,7 +118,7 @@ def splice(
     SelectionError for a cell that does not exist, ValueError for a note that is none or begins
     outside the selected cells.
     """
-    sounded = sounded_notes(song.midi)
+    sounded = song.sounded
     removed = _selected_notes(song, selection, sounded) & ~_locked_notes(song, sounded, locked)
     gone = _events_of(sounded[removed], song.midi)
     inserted: dict[int, list[midi_edit.Insertion]] = {}
@@ -132,7 +138,7 @@ def fitted(
     that begins while such a note sounds that must stay, or together with one, is left out.
     Raises as `splice` does.
     """
-    sounded = sounded_notes(song.midi)
+    sounded = song.sounded
     removed = _selected_notes(song, selection, sounded)
     return _fitted(song, selection, notes, sounded, ~removed)
 
@@ -146,7 +152,8 @@ def _fitted(
 ) -> dict[int, NDArray[np.void]]:
     """Fit the new notes between those of the sounded ones (SOUNDED) that stay."""
     fitting: dict[int, NDArray[np.void]] = {}
-    obstacles = Obstacles(song.midi, sounded, staying)
+    heard = np.isin(sounded["channel"], [song.tracks[track].channel for track in notes])
+    obstacles = Obstacles(song.midi, sounded, staying & heard)
     for track in sorted(notes):
         _check_notes(song, selection, track, notes[track])
         home = song.tracks[track]
