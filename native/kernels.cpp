@@ -135,17 +135,26 @@ INLINE IntReg dot(ShortReg a, ShortReg b, IntReg sums) {  // which products shar
 #if defined(__AVX2__)
 typedef std::int8_t ByteReg __attribute__((vector_size(kWidth * 4)));
 
-INLINE ShortReg pairs(ByteReg a, ByteReg b) {  // a[2 i] b[2 i] + a[2 i + 1] b[2 i + 1]; a from 0 on
-#if defined(__AVX512BW__)
-  return (ShortReg)_mm512_maddubs_epi16((__m512i)a, (__m512i)b);
+// What is added up before a factor is applied: four products, or two where no instruction adds four.
+#if defined(__AVX512VNNI__)
+typedef IntReg Partial;
+constexpr std::uint64_t kPartials = 0x0000000100000001;  // a one in each of eight bytes
 #else
-  return (ShortReg)_mm256_maddubs_epi16((__m256i)a, (__m256i)b);
+typedef ShortReg Partial;
+constexpr std::uint64_t kPartials = 0x0001000100010001;
+#endif
+
+INLINE Partial add_products(Partial sums, ByteReg a, ByteReg b) {  // a from 0 on
+#if defined(__AVX512VNNI__)
+  return (Partial)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)a, (__m512i)b);
+#else
+  return sums + (Partial)_mm256_maddubs_epi16((__m256i)a, (__m256i)b);
 #endif
 }
 
-INLINE ShortReg spread(const std::uint8_t* p) {  // each byte to the eight lanes of 16 bytes
-  const auto at = [](std::uint64_t i) {  // four times byte i, then a zero
-    return static_cast<long long>(i * 0x0001000100010001 | 0x8000800080008000);
+INLINE ShortReg spread(const std::uint8_t* p) {  // each byte to the partial sums of 16 products
+  const auto at = [](std::uint64_t i) {  // byte i, then zeros, over and over
+    return static_cast<long long>(i * kPartials | (0x8080808080808080 & ~(255 * kPartials)));
   };
 #if defined(__AVX512BW__)
   std::int32_t four;
@@ -564,8 +573,8 @@ void integer_block(const Product& job, long row, long panel) {
 //
 // For a row alone in its group, to unpack fewer weights where there are products of bytes. Four
 // blocks of 32 inputs are laid out as 64 low bytes, signed, of the first halves of the blocks, then
-// of the second; as many high bytes; and what the products of each kind with nibbles from 0 to 15
-// are too much against those from -8 to 7.
+// of the second; as many high bytes; and, negative, what the products of each kind with nibbles from 0
+// to 15 are too much against those from -8 to 7.
 
 #if defined(__AVX2__)
 constexpr long kBlocks = 4, kHalf = kNibbleBlock / 2, kPlane = kBlocks * kHalf;
@@ -599,8 +608,9 @@ void lay_in_bytes(float* x, long n) {
     for (long i = 0; i < 2 * kPlane; i += sizeof(ByteReg)) {
       const char* first = out + i / kPlane * 2 * kPlane + i % kPlane;
       const ByteReg eight = ByteReg{} + 8;
-      const ShortReg surplus = pairs(eight, bytes(first)) + pairs(eight, bytes(first + kPlane));
-      std::memcpy(out + 4 * kPlane + i, &surplus, sizeof surplus);
+      const Partial half = add_products(Partial{}, eight, bytes(first));
+      const Partial lacking = -add_products(half, eight, bytes(first + kPlane));
+      std::memcpy(out + 4 * kPlane + i, &lacking, sizeof lacking);
     }
   }
 }
@@ -627,8 +637,9 @@ void nibble_row(const Product& job, long row, long panel) {
           const char* in = inputs + b / kBlocks * kLaidOut + i;
           const auto products = [&](long plane) __attribute__((always_inline)) {
             const char* at = in + plane * 2 * kPlane;
-            return pairs(first, bytes(at)) + pairs(second, bytes(at + kPlane)) -
-                   (ShortReg)bytes(in + (4 + plane) * kPlane);
+            const auto lacking = (Partial)bytes(in + (4 + plane) * kPlane);
+            return (ShortReg)add_products(add_products(lacking, first, bytes(at)), second,
+                                          bytes(at + kPlane));
           };
           const ShortReg factor = spread(factors + b + i / kHalf);
           low = dot(products(0), factor, low);
