@@ -135,7 +135,7 @@ INLINE IntReg dot(ShortReg a, ShortReg b, IntReg sums) {  // which products shar
 #if defined(__AVX2__)
 typedef std::int8_t ByteReg __attribute__((vector_size(kWidth * 4)));
 
-// What is added up before a factor is applied: four products, or two where no instruction adds four.
+// What is added up before a factor is applied: four products, or two where none adds four at once.
 #if defined(__AVX512VNNI__)
 typedef IntReg Partial;
 constexpr std::uint64_t kPartials = 0x0000000100000001;  // a one in each of eight bytes
@@ -200,7 +200,7 @@ INLINE void transpose(IntReg* square) {  // 16 registers
   const auto lane = (IntReg)_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
 #pragma GCC unroll 4
   for (int step = 1; step < kWidth; step *= 2) {
-    const IntReg second = lane & step;  // lanes that the upper of two registers fills; 16 + j is its j
+    const IntReg second = lane & step;  // lanes that the upper register fills; 16 + j is its j
     const auto low = (__m512i)(second ? lane + (16 - step) : lane);
     const auto high = (__m512i)(second ? lane + 16 : lane + step);
 #pragma GCC unroll 16
@@ -213,10 +213,11 @@ INLINE void transpose(IntReg* square) {  // 16 registers
   }
 }
 
-// The low bytes of 32 integers of 16 bits, in units of four, and what remains of each: a lane holds a
-// unit of the low bytes of `a`, one of `b`, then one of the high bytes of each.
+// Rounds to integers of 16 bits and splits them: a lane of 16 bytes holds four low bytes of `a`,
+// four of `b`, then the high ones, of each what the signed low one leaves.
 INLINE IntReg split(Reg a, Reg b) {
-  const __m512i words = _mm512_packs_epi32(_mm512_cvtps_epi32((__m512)a), _mm512_cvtps_epi32((__m512)b));
+  const __m512i words =
+      _mm512_packs_epi32(_mm512_cvtps_epi32((__m512)a), _mm512_cvtps_epi32((__m512)b));
   const __m512i rounded = _mm512_add_epi16(words, _mm512_set1_epi16(128));
   return (IntReg)_mm512_packus_epi16(_mm512_and_si512(words, _mm512_set1_epi16(255)),
                                      _mm512_srli_epi16(rounded, 8));
@@ -288,16 +289,11 @@ INLINE Vec operator*(const Vec& a, const Vec& b) {
 }
 
 template <class F>
-INLINE Reg folded(Vec v, F f) {  // halves come first, so every width gives the same bits
+INLINE float fold(Vec v, F f) {  // halves come first, so every width gives the same bits
 #pragma GCC unroll 2
   for (int half = kParts / 2; half > 0; half /= 2)
     for (int i = 0; i < half; ++i) v.part[i] = f(v.part[i], v.part[i + half]);
-  return v.part[0];
-}
-
-template <class F>
-INLINE float fold(const Vec& v, F f) {
-  const Four four = quarter(folded(v, f), f);
+  const Four four = quarter(v.part[0], f);
   return f(f(four[0], four[2]), f(four[1], four[3]));
 }
 
@@ -573,8 +569,8 @@ void integer_block(const Product& job, long row, long panel) {
 //
 // For a row alone in its group, to unpack fewer weights where there are products of bytes. Four
 // blocks of 32 inputs are laid out as 64 low bytes, signed, of the first halves of the blocks, then
-// of the second; as many high bytes; and, negative, what the products of each kind with nibbles from 0
-// to 15 are too much against those from -8 to 7.
+// of the second; as many high bytes; and, negative, what the products of each kind with nibbles from
+// 0 to 15 are too much against those from -8 to 7.
 
 #if defined(__AVX2__)
 constexpr long kBlocks = 4, kHalf = kNibbleBlock / 2, kPlane = kBlocks * kHalf;
@@ -692,8 +688,10 @@ void lay_in_tiles(float* x, long stride, long count, long n, const float* factor
     for (long s = 0; s < n_squares; ++s) {
       transpose(squares[s]);
 #pragma GCC unroll 16
-      for (int i = 0; i < kGroup; ++i)  // lanes are four units of each register
-        std::memcpy(out + (i % 4 * 4 + i / 4) * stride + s * kLanes, &squares[s][i], sizeof(IntReg));
+      for (int i = 0; i < kGroup; ++i) {  // register i is unit i / 4 of part i % 4
+        float* to = out + (i % 4 * 4 + i / 4) * stride + s * kLanes;
+        std::memcpy(to, &squares[s][i], sizeof squares[s][i]);
+      }
     }
   }
 }
@@ -706,7 +704,7 @@ struct Fetch {  // brings pairs of lines into the second cache; the other of a p
   }
 };
 
-// Up to two panels for the rows of a group. What the next step reads is loaded between products.
+// One or two panels for the rows of a group. What the next step reads is loaded between products.
 void tile_block(const Product& job, long row, long count, long panel, long n_panels, Fetch& fetch) {
   const Matrix& m = *job.matrix;
   const long n = m.in.length(), at_once = tile_inputs(n), stride = job.x_stride * 4;
@@ -950,8 +948,8 @@ INLINE void prepare(const HeadWeights& c, const HeadRows& x, long n) {
 }
 
 // S <- S diag(w) - (S kk)(kk a)^T + v k^T and y = S r, row after row, for C units of values from
-// `column` on. S is [key][value], so that no sum runs across lanes; each row's update sums up what the
-// next one removes.
+// `column` on. S is [key][value], so that no sum runs across lanes; each row's update sums up what
+// the next one removes, the last one's fetches the state that is `coming`.
 template <int C>
 INLINE void recur(HeadRows x, long n_rows, long n, long column, float* state, const float* coming) {
   Vec removed[C], taken[C], v[C], read[C];
@@ -1005,10 +1003,11 @@ void head(const HeadWeights& weights, HeadRows rows, long n_rows, long n, float*
     HeadRows x = rows;
     for (long t = 0; t < count; ++t, x = x.next()) prepare(weights, x, n);
     constexpr int kBeside = kRegisters / kParts >= 32 ? 4 : kRegisters / kParts >= 8 ? 2 : 1;
+    const float* soon = n_rows > count ? state : coming;
     long column = 0;
     for (; column + kBeside * kLanes <= padded(n); column += kBeside * kLanes)
-      recur<kBeside>(rows, count, n, column, state, coming);
-    for (; column < n; column += kLanes) recur<1>(rows, count, n, column, state, coming);
+      recur<kBeside>(rows, count, n, column, state, soon);
+    for (; column < n; column += kLanes) recur<1>(rows, count, n, column, state, soon);
     for (long t = 0; t < count; ++t, rows = rows.next()) {
       for (long i = n; i < padded(n); ++i) rows.y[i] = 0.0f;
       gate(weights, rows, n);

@@ -48,8 +48,8 @@ struct Matrix {
   // into a byte where the low ones are signed.
   long limit() const {
     const long most = 2147483647L / ((type == Type::i8 ? 128 : 8 * kMaxFactor) * in.length());
-    const long split = 32639;
-    return most < split ? most : split;
+    constexpr long kSplit = 32639;
+    return most < kSplit ? most : kSplit;
   }
 };
 

@@ -532,8 +532,8 @@ void Model::head(long index, long h, const Batch& batch, const Rows& rows) {
     };
     float* state = state_of(b, h);
     if (n == stride) {
-      const bool more = b + 1 < rows.n_sequences;
-      kernels_->head(weights, x, rows.span, n, state, more ? state_of(b + 1, h) : state_of(0, h + 1));
+      const float* coming = b + 1 < rows.n_sequences ? state_of(b + 1, h) : state_of(0, h + 1);
+      kernels_->head(weights, x, rows.span, n, state, coming);
       continue;
     }
     float* wide = rows.states + h * n * stride;
