@@ -32,12 +32,14 @@ bench: $(STAMPS)/anser  ## measure the model on this machine; benchmarks/ compar
 ENGINE := native/rwkv7.cpp native/kernels.cpp tests/native/fingerprint.cpp
 ENGINE_FLAGS := -std=c++17 -ffp-contract=off -Wno-psabi -Inative -pthread -DANSER_NAME=portable \
   -DANSER_KERNELS=kernels_portable
+SANITIZE := -O1 -g -march=native -fsanitize=address,undefined -fno-sanitize-recover=all
 
-sanitize:  ## run the engine on random models under AddressSanitizer and UBSan
+sanitize:  ## run the engine on random models, and its pool, under AddressSanitizer and UBSan
 	@mkdir -p build/check
-	$(CXX) $(ENGINE_FLAGS) -O1 -g -march=native -fsanitize=address,undefined \
-	  -fno-sanitize-recover=all $(ENGINE) -o build/check/sanitize
+	$(CXX) $(ENGINE_FLAGS) $(SANITIZE) $(ENGINE) -o build/check/sanitize
+	$(CXX) $(ENGINE_FLAGS) $(SANITIZE) tests/native/pool.cpp -o build/check/pool
 	build/check/sanitize
+	build/check/pool
 
 neon:  ## check under qemu that the engine on ARM gives the same bits as here
 	@mkdir -p build/check

@@ -77,7 +77,7 @@ class Pool {
     round_ += std::uint64_t{1} << 32;
     for (long i = n_threads_; i-- > 0;)
       tickets_[i * kLine].store(round_ | (first_of(i + 1) - first_of(i)));
-    if (sleeping_.load() > 0 && sleeping_.exchange(0) > 0) {  // woken once, however late they come
+    if (sleeping_.load() && sleeping_.exchange(false)) {  // woken once, however late they come
       { std::lock_guard<std::mutex> lock(mutex_); }
       wake_.notify_all();
     }
@@ -112,8 +112,7 @@ class Pool {
       if (wait(kPatience, changed)) continue;
       before_sleep_();
       std::unique_lock<std::mutex> lock(mutex_);
-      sleeping_.fetch_add(1);
-      wake_.wait(lock, changed);
+      while (sleeping_.store(true), !changed()) wake_.wait(lock);  // said again each time it wakes
     }
   }
 
@@ -122,7 +121,7 @@ class Pool {
   void (*const before_sleep_)();
   std::vector<std::atomic<std::uint64_t>> tickets_;  // of each thread, the caller's first
   alignas(64) std::atomic<long> done_{0};
-  std::atomic<int> sleeping_{0};
+  std::atomic<bool> sleeping_{false};  // whether somebody may be
   std::atomic<bool> stop_{false};
   std::uint64_t round_ = 0;
   long n_ = 0;
