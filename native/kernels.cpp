@@ -520,18 +520,20 @@ INLINE void finish_sums(const Product& job, long row, long panel, int n_rows,
   }
 }
 
+constexpr int kIntegerRows = kRegisters >= 32 ? 4 : 6;  // rows of a block
+
 // The panel's 16 outputs of T rows, P at a time.
 template <Type type, int T>
 void integer_block(const Product& job, long row, long panel) {
-  constexpr int P = kRegisters >= 32 || T < 4 ? 4 : 2;
+  constexpr int P = kRegisters >= 32 || T < 4 ? 4 : 2, kSums = (P * T + 3) / 4 * 4;
   const Matrix& m = *job.matrix;
   const Outputs of(m, panel);
   const long first = of.first, last = first + of.count - 1;
   const long n = m.in.length(), whole = type == Type::i8 ? n / kNibbleBlock * kNibbleBlock : n;
   const float* x = job.x + row * job.x_stride;
-  std::int32_t sums[kLanes * T] = {};
+  std::int32_t sums[kLanes * T + kSums - P * T] = {};
   for (long output = first; output <= last; output += P) {
-    IntReg part[P * T];
+    IntReg part[kSums];
 #pragma GCC unroll 16
     for (IntReg& p : part) p = IntReg{};
     const auto accumulate = [&](int p, const Shorts& w, long k) __attribute__((always_inline)) {
@@ -560,7 +562,7 @@ void integer_block(const Product& job, long row, long panel) {
       accumulate(p, shorts(end), whole);
     }
 #pragma GCC unroll 4
-    for (int i = 0; i < P * T; i += 4) totals(part + i, sums + (output - first) * T + i);
+    for (int i = 0; i < kSums; i += 4) totals(part + i, sums + (output - first) * T + i);
   }
   finish_sums(job, row, panel, T, sums);
 }
@@ -809,8 +811,8 @@ void multiply_integers(const Product& job, long n_rows, long first, long last) {
   const long before = type == Type::i8 ? multiply_tiles(job, n_rows, first, last) : 0;
   const long after = type == Type::i4 ? multiply_alone(job, n_rows, first, last) : 0;
   for (long panel = first; panel < last; ++panel)
-    deal(n_rows - before - after, 4, [&](long row, long count) {
-      with_constant<4>(count, [&](auto t) {
+    deal(n_rows - before - after, kIntegerRows, [&](long row, long count) {
+      with_constant<kIntegerRows>(count, [&](auto t) {
         integer_block<type, decltype(t)::value>(job, before + row, panel);
       });
     });

@@ -89,6 +89,10 @@ const Kernels* choose(const std::string& name) {
 
 Axis plain(long size) { return {1, size, padded(size)}; }
 
+Product product(const Matrix& matrix, const float* x, float* y, Finish finish = Finish::store) {
+  return {&matrix, x, matrix.in.span(), y, matrix.out.span(), finish};
+}
+
 constexpr long items(long n, long per_item) { return (n + per_item - 1) / per_item; }
 
 std::string text(const std::vector<long>& shape) {
@@ -266,7 +270,7 @@ class Model::Loader {
 // The rows of one pass: `span` tokens of each of B sequences, row = sequence * span + token.
 struct Model::Rows {
   long n_sequences, span, count, token;  // token: where the pass begins in the batch
-  float *x, *u, *before, *mixed[kMixes];
+  float *x, *u, *u2, *before, *mixed[kMixes];  // u is of time mix, u2 of channel mix
   float *r, *w, *k, *v, *a, *v_mix, *g, *y, *v_first;  // [count, H * padded(N)]
   float *w_low, *a_low, *v_low, *g_low, *hidden;
   float* states;  // one for each head, where N is not a whole number of panels
@@ -279,7 +283,7 @@ struct Model::Rows {
       p = base + used;
       used += items(count, kGroup) * kGroup * stride;
     };
-    for (float** p : {&x, &u, &before}) put(*p, width);
+    for (float** p : {&x, &u, &u2, &before}) put(*p, width);
     put(v_first, heads);
     const long mixes = used;  // free again once the heads begin
     for (float*& p : mixed) put(p, width);
@@ -297,6 +301,13 @@ struct Model::Rows {
     states = base + used;
     return used + heads * d.head_size;
   }
+};
+
+// Some of the rows of a pass: one thread's own, or all, which threads share.
+struct Model::Part {
+  long first, count;
+  bool shared;
+  bool many() const { return shared && count > kFew; }
 };
 
 Model::Model(const Dims& dims, const Tensors& tensors, int n_threads,
@@ -377,17 +388,39 @@ void Model::forward(const Batch& batch) {
   kernels_->rest();
 }
 
-// f(row) for every row of the pass.
+// Of many rows each thread has its own, from one recurrence to the next: what one core wrote reaches
+// another slowly, and few meetings cost little.
 template <class F>
-void Model::each_row(const Rows& rows, const F& f) {
-  if (rows.count > kFew) return pool_.run(rows.count, f);
-  for (long row = 0; row < rows.count; ++row) f(row);
+void Model::each_part(const Rows& rows, const F& f) {
+  const long groups = items(rows.count, kGroup), parts = std::min(pool_.n_threads(), groups / 2);
+  if (parts <= 1) return f(Part{0, rows.count, true});
+  pool_.run(parts, [&](long part) {
+    const long first = part * groups / parts * kGroup, end = (part + 1) * groups / parts * kGroup;
+    f(Part{first, std::min(rows.count, end) - first, false});
+  });
+}
+
+// f(i) for every i of n.
+template <class F>
+void Model::deal(long n, bool among_threads, const F& f) {
+  if (among_threads) return pool_.run(n, f);
+  for (long i = 0; i < n; ++i) f(i);
+}
+
+// f(i, first row, rows) for every i of n and every group of rows.
+template <class F>
+void Model::each_group(long n, const Part& part, const F& f) {
+  deal(n * items(part.count, kGroup), part.many(), [&](long item) {
+    const long row = item / n * kGroup;
+    f(item % n, part.first + row, std::min(kGroup, part.count - row));
+  });
 }
 
 void Model::embed(const Batch& batch, const Rows& rows) {
   const long d = dims_.d_model, width = padded(d);
   const long bytes = d * (embedding_.type == Type::f32 ? 4 : embedding_.type == Type::f16 ? 2 : 1);
-  each_row(rows, [&](long row) {
+  const Part all{0, rows.count, true};
+  deal(rows.count, all.many(), [&](long row) {
     const long b = row / rows.span, t = rows.token + row % rows.span;
     const std::int64_t id = batch.ids[b * batch.n_tokens + t];
     float* x = rows.x + row * width;
@@ -395,49 +428,38 @@ void Model::embed(const Batch& batch, const Rows& rows) {
                     embedding_scale_ ? embedding_scale_[id] : 1.0f, d, x);
     if (ln0_) kernels_->layer_norm(x, ln0_, ln0_ + width, kLayerNormEps, d, x);
   });
+  norm(layers_[0].ln1, rows.u, rows, all);
 }
 
-// f(i, first row, rows) for every i of n and every group of rows.
-template <class F>
-void Model::each_group(long n, const Rows& rows, const F& f) {
-  const long n_groups = items(rows.count, kGroup);
-  const auto item = [&](long i) {
-    const long row = i / n * kGroup;
-    f(i % n, row, std::min(kGroup, rows.count - row));
-  };
-  if (rows.count > kFew) return pool_.run(n * n_groups, item);
-  for (long i = 0; i < n; ++i) item(i);
-}
-
-// The rows in the form in which `reader` takes them.
-void Model::quantize(const Matrix& reader, float* x, long stride, const Rows& rows) {
-  if (!is_integer(reader.type)) return;
-  each_group(1, rows, [&](long, long row, long count) {
-    kernels_->quantize(reader, x + row * stride, stride, count);
+void Model::norm(const float* ln, float* u, const Rows& rows, const Part& part) {
+  const long width = padded(dims_.d_model);
+  deal(part.count, part.many(), [&](long i) {
+    const long at = (part.first + i) * width;
+    kernels_->layer_norm(rows.x + at, ln, ln + width, kLayerNormEps, dims_.d_model, u + at);
   });
 }
 
-// u = LN(x), then a blend of u with the u one token earlier for each of the `readers`, null where
-// there is none; the shift states move on.
-void Model::norm_and_mix(float* shift, const float* ln, const float* mixes,
-                         std::initializer_list<const Matrix*> readers, const Rows& rows) {
+// The shift states move on: what they held is read by the first row of each sequence.
+void Model::shift(float* states, const float* u, const Rows& rows) {
   const long d = dims_.d_model, width = padded(d), step = dims_.n_layer * 2 * d;
-  each_row(rows, [&](long row) {
-    kernels_->layer_norm(rows.x + row * width, ln, ln + width, kLayerNormEps, d,
-                         rows.u + row * width);
-  });
   for (long b = 0; b < rows.n_sequences; ++b) {
     float* before = rows.before + b * width;
-    std::memcpy(before, shift + b * step, d * sizeof(float));
+    std::memcpy(before, states + b * step, d * sizeof(float));
     std::fill(before + d, before + width, 0.0f);
-    std::memcpy(shift + b * step, rows.u + ((b + 1) * rows.span - 1) * width, d * sizeof(float));
+    std::memcpy(states + b * step, u + ((b + 1) * rows.span - 1) * width, d * sizeof(float));
   }
+}
+
+// A blend of u with the u one token earlier for each of the `readers`, none for one without inputs.
+void Model::mix(const float* all, const float* mixes, std::initializer_list<const Matrix*> readers,
+                const Rows& rows, const Part& part) {
+  const long d = dims_.d_model, width = padded(d);
   const long n_readers = static_cast<long>(readers.size());
-  each_group(n_readers, rows, [&](long i, long first, long count) {
+  each_group(n_readers, part, [&](long i, long first, long count) {
     const Matrix* reader = readers.begin()[i];
-    if (!reader) return;
+    if (reader->in.length() == 0) return;
     for (long row = first; row < first + count; ++row) {
-      const float* u = rows.u + row * width;
+      const float* u = all + row * width;
       const float* before = row % rows.span ? u - width : rows.before + row / rows.span * width;
       kernels_->lerp(u, before, mixes + i * width, d, rows.mixed[i] + row * width);
     }
@@ -446,53 +468,49 @@ void Model::norm_and_mix(float* shift, const float* ln, const float* mixes,
   });
 }
 
-// Products beside each other; their panels are dealt out together. Of many rows each thread has its
-// own, here as elsewhere: what one core wrote reaches another slowly.
-void Model::multiply(std::initializer_list<Product> products, long n_rows) {
-  const auto panels = [](const Product& p) { return p.matrix ? p.matrix->n_panels() : 0; };
+// The rows in the form in which their readers take them.
+void Model::quantize(std::initializer_list<Read> reads, const Part& part) {
+  each_group(static_cast<long>(reads.size()), part, [&](long i, long row, long count) {
+    const auto [reader, x] = reads.begin()[i];
+    const long stride = reader->in.span();
+    if (is_integer(reader->type)) kernels_->quantize(*reader, x + row * stride, stride, count);
+  });
+}
+
+// Products beside each other; the panels of shared rows are dealt out together.
+void Model::multiply(std::initializer_list<Product> products, const Part& part) {
+  const auto items_of = [](const Product& p) { return items(p.matrix->n_panels(), kPanelsPerItem); };
   long n_items = 0;
-  for (const Product& p : products) n_items += items(panels(p), kPanelsPerItem);
-  const long groups = items(n_rows, kGroup);
-  const long parts = std::max(1L, std::min(pool_.n_threads(), groups / 2));
-  pool_.run(parts * n_items, [&](long item) {
-    const long part = item / n_items;
-    item %= n_items;
+  for (const Product& p : products) n_items += items_of(p);
+  deal(n_items, part.shared, [&](long item) {
     const Product* p = products.begin();
-    for (; item >= items(panels(*p), kPanelsPerItem); ++p) item -= items(panels(*p), kPanelsPerItem);
-    const long first = item * kPanelsPerItem;
-    const long row = part * groups / parts * kGroup;
-    const long end = std::min(n_rows, (part + 1) * groups / parts * kGroup);
-    Product share = *p;
-    share.x += row * p->x_stride;
-    share.y += row * p->y_stride;
-    kernels_->multiply(share, end - row, first, std::min(panels(*p), first + kPanelsPerItem));
+    for (; item >= items_of(*p); ++p) item -= items_of(*p);
+    const long first = item * kPanelsPerItem, last = first + kPanelsPerItem;
+    Product own = *p;
+    own.x += part.first * p->x_stride;
+    own.y += part.first * p->y_stride;
+    kernels_->multiply(own, part.count, first, std::min(p->matrix->n_panels(), last));
   });
 }
 
 void Model::time_mix(long index, const Batch& batch, Rows& rows) {
   const Layer& layer = layers_[index];
   const long d = dims_.d_model, width = padded(d), heads = dims_.n_head() * padded(dims_.head_size);
-  norm_and_mix(batch.shift + index * 2 * d, layer.ln1, layer.mixes,
-               {&layer.receptance, &layer.w1, &layer.key, &layer.value, &layer.a1, &layer.g1,
-                index ? &layer.v1 : nullptr},
-               rows);
-  const auto from = [&](const Matrix& matrix, long mix, float* y, long y_stride, Finish finish) {
-    return Product{&matrix, rows.mixed[mix], width, y, y_stride, finish};
-  };
-  Product v_low = from(layer.v1, 6, rows.v_low, padded(dims_.rank_v), Finish::store);
-  if (index == 0) v_low.matrix = nullptr;
-  multiply({from(layer.receptance, 0, rows.r, heads, Finish::store),
-            from(layer.w1, 1, rows.w_low, padded(dims_.rank_w), Finish::tanh),
-            from(layer.key, 2, rows.k, heads, Finish::store),
-            from(layer.value, 3, rows.v, heads, Finish::store), v_low,
-            from(layer.a1, 4, rows.a_low, padded(dims_.rank_a), Finish::store),
-            from(layer.g1, 5, rows.g_low, padded(dims_.rank_g), Finish::sigmoid)},
-           rows.count);
-  const Matrix* up[] = {&layer.w2, &layer.a2, &layer.g2, &layer.v2};
-  float* const low[] = {rows.w_low, rows.a_low, rows.g_low, rows.v_low};
-  each_group(4, rows, [&](long i, long row, long count) {
-    const long stride = up[i]->in.stride;
-    if (is_integer(up[i]->type)) kernels_->quantize(*up[i], low[i] + row * stride, stride, count);
+  shift(batch.shift + index * 2 * d, rows.u, rows);
+  each_part(rows, [&](const Part& part) {
+    mix(rows.u, layer.mixes,
+        {&layer.receptance, &layer.w1, &layer.key, &layer.value, &layer.a1, &layer.g1, &layer.v1},
+        rows, part);
+    float* const* x = rows.mixed;
+    multiply({product(layer.receptance, x[0], rows.r),
+              product(layer.w1, x[1], rows.w_low, Finish::tanh),
+              product(layer.key, x[2], rows.k), product(layer.value, x[3], rows.v),
+              product(layer.v1, x[6], rows.v_low), product(layer.a1, x[4], rows.a_low),
+              product(layer.g1, x[5], rows.g_low, Finish::sigmoid)},
+             part);
+    quantize({{&layer.w2, rows.w_low}, {&layer.a2, rows.a_low}, {&layer.g2, rows.g_low},
+              {&layer.v2, rows.v_low}},
+             part);
   });
   pool_.run(dims_.n_head(), [&](long h) { head(index, h, batch, rows); });
   if (index + 1 == dims_.n_layer && !batch.every_token && rows.n_sequences == 1 && rows.span > 2) {
@@ -501,8 +519,11 @@ void Model::time_mix(long index, const Batch& batch, Rows& rows) {
     rows.y += (rows.span - 2) * heads;
     rows.count = rows.span = 2;
   }
-  quantize(layer.output, rows.y, heads, rows);
-  multiply({{&layer.output, rows.y, heads, rows.x, width, Finish::add}}, rows.count);
+  each_part(rows, [&](const Part& part) {
+    quantize({{&layer.output, rows.y}}, part);
+    multiply({product(layer.output, rows.y, rows.x, Finish::add)}, part);
+    norm(layer.ln2, rows.u2, rows, part);
+  });
 }
 
 // One head of every sequence: the second LoRA products, then the recurrence.
@@ -510,14 +531,10 @@ void Model::head(long index, long h, const Batch& batch, const Rows& rows) {
   const Layer& layer = layers_[index];
   const long n = dims_.head_size, stride = padded(n), heads = dims_.n_head() * stride;
   const long first = h * stride / kLanes, last = first + stride / kLanes;
-  const auto expand = [&](const Matrix& matrix, const float* low, long rank, float* y) {
-    kernels_->multiply({&matrix, low, padded(rank), y, heads, Finish::store}, rows.count, first,
-                       last);
-  };
-  expand(layer.w2, rows.w_low, dims_.rank_w, rows.w);
-  expand(layer.a2, rows.a_low, dims_.rank_a, rows.a);
-  expand(layer.g2, rows.g_low, dims_.rank_g, rows.g);
-  if (index > 0) expand(layer.v2, rows.v_low, dims_.rank_v, rows.v_mix);
+  for (const Product& p :
+       {product(layer.w2, rows.w_low, rows.w), product(layer.a2, rows.a_low, rows.a),
+        product(layer.g2, rows.g_low, rows.g), product(layer.v2, rows.v_low, rows.v_mix)})
+    if (p.matrix->n_panels()) kernels_->multiply(p, rows.count, first, last);
 
   HeadWeights weights = layer.head;
   for (const float** p : {&weights.w0, &weights.a0, &weights.v0, &weights.k_k, &weights.k_a,
@@ -549,13 +566,14 @@ void Model::head(long index, long h, const Batch& batch, const Rows& rows) {
 
 void Model::channel_mix(long index, const Batch& batch, const Rows& rows) {
   const Layer& layer = layers_[index];
-  const long d = dims_.d_model, width = padded(d), hidden = padded(dims_.d_ffn);
-  norm_and_mix(batch.shift + (index * 2 + 1) * d, layer.ln2, layer.ffn_mix,
-               {&layer.ffn_key}, rows);
-  multiply({{&layer.ffn_key, rows.mixed[0], width, rows.hidden, hidden, Finish::relu_squared}},
-           rows.count);
-  quantize(layer.ffn_value, rows.hidden, hidden, rows);
-  multiply({{&layer.ffn_value, rows.hidden, hidden, rows.x, width, Finish::add}}, rows.count);
+  shift(batch.shift + (index * 2 + 1) * dims_.d_model, rows.u2, rows);
+  each_part(rows, [&](const Part& part) {
+    mix(rows.u2, layer.ffn_mix, {&layer.ffn_key}, rows, part);
+    multiply({product(layer.ffn_key, rows.mixed[0], rows.hidden, Finish::relu_squared)}, part);
+    quantize({{&layer.ffn_value, rows.hidden}}, part);
+    multiply({product(layer.ffn_value, rows.hidden, rows.x, Finish::add)}, part);
+    if (index + 1 < dims_.n_layer) norm(layers_[index + 1].ln1, rows.u, rows, part);
+  });
 }
 
 void Model::read_out(const Batch& batch, const Rows& rows) {
@@ -569,11 +587,10 @@ void Model::read_out(const Batch& batch, const Rows& rows) {
       kernels_->layer_norm(rows.x + (b * rows.span + t) * width, ln_out_, ln_out_ + width,
                            kLayerNormEps, dims_.d_model, rows.u + i * width);
     }
-    Rows read = rows;
-    read.count = count;
-    quantize(head_, rows.u, width, read);
+    const Part read{0, count, true};
+    quantize({{&head_, rows.u}}, read);
     float* logits = batch.logits + (group * batch.n_tokens + (together ? 0 : rows.token)) * vocab;
-    multiply({{&head_, rows.u, width, logits, vocab, Finish::store}}, count);
+    multiply({product(head_, rows.u, logits)}, read);
   }
 }
 

@@ -60,20 +60,26 @@ class Model {
   class Loader;
   struct Layer;
   struct Rows;
+  struct Part;
+  using Read = std::pair<const Matrix*, float*>;  // rows, and what multiplies them
 
   template <class F>
-  void each_row(const Rows& rows, const F& f);
+  void each_part(const Rows& rows, const F& f);
   template <class F>
-  void each_group(long n, const Rows& rows, const F& f);
+  void deal(long n, bool among_threads, const F& f);
+  template <class F>
+  void each_group(long n, const Part& part, const F& f);
   void embed(const Batch& batch, const Rows& rows);
   void time_mix(long layer, const Batch& batch, Rows& rows);
   void head(long layer, long head, const Batch& batch, const Rows& rows);
   void channel_mix(long layer, const Batch& batch, const Rows& rows);
   void read_out(const Batch& batch, const Rows& rows);
-  void norm_and_mix(float* shift, const float* ln, const float* mixes,
-                    std::initializer_list<const Matrix*> readers, const Rows& rows);
-  void quantize(const Matrix& reader, float* x, long stride, const Rows& rows);
-  void multiply(std::initializer_list<Product> products, long n_rows);
+  void norm(const float* ln, float* u, const Rows& rows, const Part& part);
+  void shift(float* states, const float* u, const Rows& rows);
+  void mix(const float* u, const float* mixes, std::initializer_list<const Matrix*> readers,
+           const Rows& rows, const Part& part);
+  void quantize(std::initializer_list<Read> reads, const Part& part);
+  void multiply(std::initializer_list<Product> products, const Part& part);
 
   Dims dims_;
   const Kernels* kernels_;
