@@ -347,7 +347,7 @@ class Finisher {
   }
 
   INLINE_MEMBER void operator()(long row, Vec y) const {
-    float* out = job_.y + row * job_.y_stride + column_;
+    float* out = job_.y + row * job_.y_stride() + column_;
     y = y * scale_ + bias_;
     switch (job_.finish) {
       case Finish::store: break;
@@ -374,9 +374,9 @@ class Finisher {
 // P panels times T rows in registers; each sum runs over k = 0, 1, 2, ...
 template <class E, int P, int T>
 void block(const Product& job, long row, long panel) {
-  const long n_in = job.matrix->in.span(), stride = job.x_stride;
+  const long n_in = job.matrix->in.span();
   const E* w = static_cast<const E*>(job.matrix->weights) + panel * n_in * kLanes;
-  const float* x = job.x + row * stride;
+  const float* x = job.x + row * n_in;
   Vec sums[P][T];
 #pragma GCC unroll 24
   for (int i = 0; i < P * T; ++i) sums[i / T][i % T] = Vec(0.0f);
@@ -385,7 +385,7 @@ void block(const Product& job, long row, long panel) {
     for (int p = 0; p < P; ++p) {
       const Vec weights = load16(w + p * n_in * kLanes);
 #pragma GCC unroll 6
-      for (int t = 0; t < T; ++t) sums[p][t] = fused(weights, x[t * stride], sums[p][t]);
+      for (int t = 0; t < T; ++t) sums[p][t] = fused(weights, x[t * n_in], sums[p][t]);
     }
   }
   for (int p = 0; p < P; ++p) {
@@ -515,7 +515,7 @@ INLINE void finish_sums(const Product& job, long row, long panel, int n_rows,
   for (int t = 0; t < n_rows; ++t) {
     float lanes[kLanes];
     for (long o = 0; o < kLanes; ++o) lanes[o] = static_cast<float>(sums[o * n_rows + t]);
-    const float* x = job.x + (row + t) * job.x_stride;
+    const float* x = job.x + (row + t) * job.x_stride();
     finish(row + t, load16(lanes) * x[padded(job.matrix->in.length()) - 1]);
   }
 }
@@ -530,7 +530,8 @@ void integer_block(const Product& job, long row, long panel) {
   const Outputs of(m, panel);
   const long first = of.first, last = first + of.count - 1;
   const long n = m.in.length(), whole = type == Type::i8 ? n / kNibbleBlock * kNibbleBlock : n;
-  const float* x = job.x + row * job.x_stride;
+  const long stride = job.x_stride();
+  const float* x = job.x + row * stride;
   std::int32_t sums[kLanes * T + kSums - P * T] = {};
   for (long output = first; output <= last; output += P) {
     IntReg part[kSums];
@@ -539,7 +540,7 @@ void integer_block(const Product& job, long row, long panel) {
     const auto accumulate = [&](int p, const Shorts& w, long k) __attribute__((always_inline)) {
 #pragma GCC unroll 6
       for (int t = 0; t < T; ++t) {
-        const Shorts x_t = shorts(reinterpret_cast<const std::int16_t*>(x + t * job.x_stride) + k);
+        const Shorts x_t = shorts(reinterpret_cast<const std::int16_t*>(x + t * stride) + k);
 #pragma GCC unroll 4
         for (int i = 0; i < kSteps; ++i)
           part[p * T + t] = dot(w.part[i], x_t.part[i], part[p * T + t]);
@@ -618,7 +619,7 @@ void nibble_row(const Product& job, long row, long panel) {
   const Matrix& m = *job.matrix;
   const Outputs of(m, panel);
   const long n_blocks = blocks_of(m);
-  const auto* inputs = reinterpret_cast<const char*>(job.x + row * job.x_stride);
+  const auto* inputs = reinterpret_cast<const char*>(job.x + row * job.x_stride());
   std::int32_t result[kLanes] = {};
   for (long o = 0; o < of.count; o += 4) {
     IntReg four[4];
@@ -709,13 +710,13 @@ struct Fetch {  // brings pairs of lines into the second cache; the other of a p
 // One or two panels for the rows of a group. What the next step reads is loaded between products.
 void tile_block(const Product& job, long row, long count, long panel, long n_panels, Fetch& fetch) {
   const Matrix& m = *job.matrix;
-  const long n = m.in.length(), at_once = tile_inputs(n), stride = job.x_stride * 4;
+  const long n = m.in.length(), at_once = tile_inputs(n), stride = job.x_stride() * 4;
   const bool both = both_in_one(count, n);
   const long step = both ? at_once : 2 * at_once;
   const long to_high = at_once == 64 ? at_once : kGroup / 2 * stride;
   const std::int8_t* w = address<Type::i8>(m, panel * kLanes, 0);
   const std::int8_t* w_next = w + (n_panels - 1) * kLanes * n;
-  const auto* x = reinterpret_cast<const std::int8_t*>(job.x + row * job.x_stride);
+  const auto* x = reinterpret_cast<const std::int8_t*>(job.x + row * job.x_stride());
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
@@ -742,7 +743,7 @@ void tile_block(const Product& job, long row, long count, long panel, long n_pan
   _tile_stored(1, sums[1], 64);
   _tile_stored(2, sums[2], 64);
   _tile_stored(3, sums[3], 64);
-  const float* factors = job.x + row * job.x_stride + padded(n) - 1;
+  const float* factors = job.x + row * job.x_stride() + padded(n) - 1;
   for (long p = 0; p < n_panels; ++p) {
     IntReg *low = sums[2 * p], *high = sums[2 * p + 1];
     if (both) {
@@ -758,7 +759,7 @@ void tile_block(const Product& job, long row, long count, long panel, long n_pan
     for (long t = 0; t < count; ++t) {
       Vec y;
       y.part[0] = __builtin_convertvector(low[t], Reg);
-      finish(row + t, y * factors[t * job.x_stride]);
+      finish(row + t, y * factors[t * job.x_stride()]);
     }
   }
 }
@@ -841,8 +842,8 @@ void round_row(float* x, const Axis& axis, float factor) {
   }
 }
 
-void quantize(const Matrix& reader, float* x, long stride, long count) {
-  const long n = reader.in.length();
+void quantize(const Matrix& reader, float* x, long count) {
+  const long n = reader.in.length(), stride = reader.in.span();
   const auto limit = static_cast<float>(reader.limit());
   float most[kGroup], factors[kGroup];
   for (long row = 0; row < count; ++row) {

@@ -54,14 +54,14 @@ struct Matrix {
 };
 
 // y[row] = finish(scale * W x[row] + bias); `add` adds to what y holds. Integer weights read x as
-// `quantize` leaves it, called for each kGroup rows.
+// `quantize` leaves it, called for each kGroup rows. Rows lie as far apart as the axes span.
 struct Product {
   const Matrix* matrix;
   const float* x;
-  long x_stride;
   float* y;
-  long y_stride;
-  Finish finish;
+  Finish finish = Finish::store;
+  [[gnu::always_inline]] long x_stride() const { return matrix->in.span(); }
+  [[gnu::always_inline]] long y_stride() const { return matrix->out.span(); }
 };
 
 // Per-channel constants of one head, each [padded(N)].
@@ -91,7 +91,7 @@ struct Kernels {
   // rows of x, at most kGroup, <- integers of at most reader.limit(), 16 bits each, without the
   // padding of groups; the last float of padded(length) becomes what one of them is worth. May write
   // to all rows of the group, those past `count` too.
-  void (*quantize)(const Matrix& reader, float* x, long stride, long count);
+  void (*quantize)(const Matrix& reader, float* x, long count);
   // out = (x - mean) / sqrt(variance + eps) * weight + bias over n floats
   void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, long n,
                      float* out);

@@ -7,7 +7,6 @@
 #include <cstring>
 #include <new>
 #include <stdexcept>
-#include <utility>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -38,8 +37,8 @@ bool works(const Kernels* kernels) {
     const std::vector<std::int8_t> ones(kLanes * 64, 1);
     std::vector<float> x(kGroup * 64, 0.5f);
     const Matrix matrix{ones.data(), nullptr, nullptr, nullptr, {1, 64, 64}, {1, 16, 16}, Type::i8};
-    kernels->quantize(matrix, x.data(), 64, kGroup);
-    kernels->multiply({&matrix, x.data(), 64, y, kLanes, Finish::sigmoid}, kGroup, 0, 1);
+    kernels->quantize(matrix, x.data(), kGroup);
+    kernels->multiply({&matrix, x.data(), y, Finish::sigmoid}, kGroup, 0, 1);
     kernels->rest();
   }
   sigaction(SIGILL, &before, nullptr);
@@ -88,10 +87,6 @@ const Kernels* choose(const std::string& name) {
 }
 
 Axis plain(long size) { return {1, size, padded(size)}; }
-
-Product product(const Matrix& matrix, const float* x, float* y, Finish finish = Finish::store) {
-  return {&matrix, x, matrix.in.span(), y, matrix.out.span(), finish};
-}
 
 constexpr long items(long n, long per_item) { return (n + per_item - 1) / per_item; }
 
@@ -464,16 +459,17 @@ void Model::mix(const float* all, const float* mixes, std::initializer_list<cons
       kernels_->lerp(u, before, mixes + i * width, d, rows.mixed[i] + row * width);
     }
     if (is_integer(reader->type))
-      kernels_->quantize(*reader, rows.mixed[i] + first * width, width, count);
+      kernels_->quantize(*reader, rows.mixed[i] + first * width, count);
   });
 }
 
 // The rows in the form in which their readers take them.
 void Model::quantize(std::initializer_list<Read> reads, const Part& part) {
+  const auto rounds = [](const Read& read) { return is_integer(read.first->type); };
+  if (std::none_of(reads.begin(), reads.end(), rounds)) return;
   each_group(static_cast<long>(reads.size()), part, [&](long i, long row, long count) {
     const auto [reader, x] = reads.begin()[i];
-    const long stride = reader->in.span();
-    if (is_integer(reader->type)) kernels_->quantize(*reader, x + row * stride, stride, count);
+    if (is_integer(reader->type)) kernels_->quantize(*reader, x + row * reader->in.span(), count);
   });
 }
 
@@ -487,8 +483,8 @@ void Model::multiply(std::initializer_list<Product> products, const Part& part) 
     for (; item >= items_of(*p); ++p) item -= items_of(*p);
     const long first = item * kPanelsPerItem, last = first + kPanelsPerItem;
     Product own = *p;
-    own.x += part.first * p->x_stride;
-    own.y += part.first * p->y_stride;
+    own.x += part.first * own.x_stride();
+    own.y += part.first * own.y_stride();
     kernels_->multiply(own, part.count, first, std::min(p->matrix->n_panels(), last));
   });
 }
@@ -502,11 +498,10 @@ void Model::time_mix(long index, const Batch& batch, Rows& rows) {
         {&layer.receptance, &layer.w1, &layer.key, &layer.value, &layer.a1, &layer.g1, &layer.v1},
         rows, part);
     float* const* x = rows.mixed;
-    multiply({product(layer.receptance, x[0], rows.r),
-              product(layer.w1, x[1], rows.w_low, Finish::tanh),
-              product(layer.key, x[2], rows.k), product(layer.value, x[3], rows.v),
-              product(layer.v1, x[6], rows.v_low), product(layer.a1, x[4], rows.a_low),
-              product(layer.g1, x[5], rows.g_low, Finish::sigmoid)},
+    multiply({{&layer.receptance, x[0], rows.r}, {&layer.w1, x[1], rows.w_low, Finish::tanh},
+              {&layer.key, x[2], rows.k}, {&layer.value, x[3], rows.v},
+              {&layer.v1, x[6], rows.v_low}, {&layer.a1, x[4], rows.a_low},
+              {&layer.g1, x[5], rows.g_low, Finish::sigmoid}},
              part);
     quantize({{&layer.w2, rows.w_low}, {&layer.a2, rows.a_low}, {&layer.g2, rows.g_low},
               {&layer.v2, rows.v_low}},
@@ -521,7 +516,7 @@ void Model::time_mix(long index, const Batch& batch, Rows& rows) {
   }
   each_part(rows, [&](const Part& part) {
     quantize({{&layer.output, rows.y}}, part);
-    multiply({product(layer.output, rows.y, rows.x, Finish::add)}, part);
+    multiply({{&layer.output, rows.y, rows.x, Finish::add}}, part);
     norm(layer.ln2, rows.u2, rows, part);
   });
 }
@@ -531,9 +526,10 @@ void Model::head(long index, long h, const Batch& batch, const Rows& rows) {
   const Layer& layer = layers_[index];
   const long n = dims_.head_size, stride = padded(n), heads = dims_.n_head() * stride;
   const long first = h * stride / kLanes, last = first + stride / kLanes;
-  for (const Product& p :
-       {product(layer.w2, rows.w_low, rows.w), product(layer.a2, rows.a_low, rows.a),
-        product(layer.g2, rows.g_low, rows.g), product(layer.v2, rows.v_low, rows.v_mix)})
+  for (const Product& p : {Product{&layer.w2, rows.w_low, rows.w},
+                           Product{&layer.a2, rows.a_low, rows.a},
+                           Product{&layer.g2, rows.g_low, rows.g},
+                           Product{&layer.v2, rows.v_low, rows.v_mix}})
     if (p.matrix->n_panels()) kernels_->multiply(p, rows.count, first, last);
 
   HeadWeights weights = layer.head;
@@ -569,9 +565,9 @@ void Model::channel_mix(long index, const Batch& batch, const Rows& rows) {
   shift(batch.shift + (index * 2 + 1) * dims_.d_model, rows.u2, rows);
   each_part(rows, [&](const Part& part) {
     mix(rows.u2, layer.ffn_mix, {&layer.ffn_key}, rows, part);
-    multiply({product(layer.ffn_key, rows.mixed[0], rows.hidden, Finish::relu_squared)}, part);
+    multiply({{&layer.ffn_key, rows.mixed[0], rows.hidden, Finish::relu_squared}}, part);
     quantize({{&layer.ffn_value, rows.hidden}}, part);
-    multiply({product(layer.ffn_value, rows.hidden, rows.x, Finish::add)}, part);
+    multiply({{&layer.ffn_value, rows.hidden, rows.x, Finish::add}}, part);
     if (index + 1 < dims_.n_layer) norm(layers_[index + 1].ln1, rows.u, rows, part);
   });
 }
@@ -590,7 +586,7 @@ void Model::read_out(const Batch& batch, const Rows& rows) {
     const Part read{0, count, true};
     quantize({{&head_, rows.u}}, read);
     float* logits = batch.logits + (group * batch.n_tokens + (together ? 0 : rows.token)) * vocab;
-    multiply({product(head_, rows.u, logits)}, read);
+    multiply({{&head_, rows.u, logits}}, read);
   }
 }
 

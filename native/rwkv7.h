@@ -9,6 +9,7 @@
 #include <mutex>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "kernels.h"
@@ -61,7 +62,7 @@ class Model {
   struct Layer;
   struct Rows;
   struct Part;
-  using Read = std::pair<const Matrix*, float*>;  // rows, and what multiplies them
+  using Read = std::pair<const Matrix*, float*>;  // what multiplies rows, and the rows
 
   template <class F>
   void each_part(const Rows& rows, const F& f);
