@@ -24,7 +24,7 @@ FX 1 (rain)|FX 2 (soundtrack)|FX 3 (crystal)|FX 4 (atmosphere)|FX 5 (brightness)
 Sitar|Banjo|Shamisen|Koto|Kalimba|Bagpipe|Fiddle|Shanai
 Tinkle Bell|Agogo|Steel Drums|Woodblock|Taiko Drum|Melodic Tom|Synth Drum|Reverse Cymbal
 Guitar Fret Noise|Breath Noise|Seashore|Bird Tweet|Telephone Ring|Helicopter|Applause|Gunshot
-"""  # noqa: E501
+"""  # noqa: E501  # a family of General MIDI is a line
 
 PROGRAM_NAMES: tuple[str, ...] = tuple(
     name for family in _SOUND_SET.strip().splitlines() for name in family.split("|")

@@ -106,7 +106,7 @@ def takes_wishes(command: Callable[..., None]) -> Callable[..., None]:
 def _parameter(name: str) -> inspect.Parameter:
     kind = get_args(_HINTS[name])[0]
     default = None if _is_list(name) else getattr(Wishes, name)
-    hint = list[get_args(kind)[0]] | None if _is_list(name) else kind  # type: ignore[misc]
+    hint = list[get_args(kind)[0]] | None if _is_list(name) else kind  # type: ignore[misc]  # built at run time
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,

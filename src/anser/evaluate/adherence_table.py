@@ -55,7 +55,7 @@ def _by_control(rows: Sequence[Row]) -> dict[str, Callable[[Row], bool]]:
     found: dict[str, Callable[[Row], bool]] = {}
     for control in dict.fromkeys(row["control"] for row in rows):
         name = _SAID.get(control, control.replace("_", " "))
-        found[name] = lambda row, control=control: row["control"] == control  # type: ignore[misc]
+        found[name] = lambda row, control=control: row["control"] == control  # type: ignore[misc]  # mypy infers no lambda with a default
         if control == "density":
             found["density, up to 12"] = lambda row: (
                 row["control"] == "density" and row["asked"] <= 12
