@@ -46,7 +46,7 @@ class Engine {
         tensor.shape.push_back(static_cast<long>(array.shape(i)));
       tensors.emplace(name, tensor);
       alive.push_back(array);
-      if (name == "emb.weight" || anser::is_integer(tensor.type)) in_place_.push_back(array);
+      if (name == "emb.weight" || tensor.type == anser::Type::i4) in_place_.push_back(array);
     }
     const nb::gil_scoped_release released;
     model_ = std::make_unique<anser::Model>(dims, tensors, n_threads, instructions);

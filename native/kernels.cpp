@@ -117,19 +117,41 @@ INLINE ShortReg widened(const std::int8_t* p) {
 #endif
 }
 
-INLINE IntReg dot(ShortReg a, ShortReg b, IntReg sums) {  // which products share a lane is open
+INLINE IntReg pair_sums(IntReg a, IntReg b) {  // of neighbours in a, then of those in b
+#if defined(__AVX512F__)
+  const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+  const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+  return (IntReg)_mm512_permutex2var_epi32((__m512i)a, even, (__m512i)b) +
+         (IntReg)_mm512_permutex2var_epi32((__m512i)a, odd, (__m512i)b);
+#elif defined(__AVX2__)
+  return (IntReg)_mm256_permute4x64_epi64(_mm256_hadd_epi32((__m256i)a, (__m256i)b), 0xd8);
+#elif defined(__ARM_NEON)
+  return (IntReg)vpaddq_s32((int32x4_t)a, (int32x4_t)b);
+#else
+  return IntReg{a[0] + a[1], a[2] + a[3], b[0] + b[1], b[2] + b[3]};
+#endif
+}
+
+INLINE IntReg dot(ShortReg a, ShortReg b, IntReg sums) {  // adds the products of two neighbours
 #if defined(__AVX512VNNI__)
   return (IntReg)_mm512_dpwssd_epi32((__m512i)sums, (__m512i)a, (__m512i)b);
 #elif defined(__AVX2__)
   return sums + (IntReg)_mm256_madd_epi16((__m256i)a, (__m256i)b);
 #elif defined(__ARM_NEON)
-  const int32x4_t low = vmlal_s16((int32x4_t)sums, vget_low_s16((int16x8_t)a),
-                                  vget_low_s16((int16x8_t)b));
-  return (IntReg)vmlal_s16(low, vget_high_s16((int16x8_t)a), vget_high_s16((int16x8_t)b));
+  const int16x8_t p = (int16x8_t)a, q = (int16x8_t)b;
+  return sums + pair_sums((IntReg)vmull_s16(vget_low_s16(p), vget_low_s16(q)),
+                          (IntReg)vmull_s16(vget_high_s16(p), vget_high_s16(q)));
 #else
   const IntReg p = (IntReg)a, q = (IntReg)b;
   return sums + ((p << 16) >> 16) * ((q << 16) >> 16) + (p >> 16) * (q >> 16);
 #endif
+}
+
+INLINE ShortReg four(const std::int16_t* p) {  // four numbers, over and over
+  typedef std::int64_t LongReg __attribute__((vector_size(kWidth * 4)));
+  std::int64_t numbers;
+  std::memcpy(&numbers, p, sizeof numbers);
+  return (ShortReg)(numbers - LongReg{});
 }
 
 #if defined(__AVX2__)
@@ -196,40 +218,7 @@ INLINE void totals(const IntReg* four, std::int32_t* out) {
 }
 
 #if defined(__AMX_INT8__)
-INLINE void transpose(IntReg* square) {  // 16 registers
-  const auto lane = (IntReg)_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-#pragma GCC unroll 4
-  for (int step = 1; step < kWidth; step *= 2) {
-    const IntReg second = lane & step;  // lanes that the upper register fills; 16 + j is its j
-    const auto low = (__m512i)(second ? lane + (16 - step) : lane);
-    const auto high = (__m512i)(second ? lane + 16 : lane + step);
-#pragma GCC unroll 16
-    for (int i = 0; i < kWidth; ++i) {
-      if (i & step) continue;
-      const auto a = (__m512i)square[i], b = (__m512i)square[i + step];
-      square[i] = (IntReg)_mm512_permutex2var_epi32(a, low, b);
-      square[i + step] = (IntReg)_mm512_permutex2var_epi32(a, high, b);
-    }
-  }
-}
-
-// Rounds to integers of 16 bits and splits them: a lane of 16 bytes holds four low bytes of `a`,
-// four of `b`, then the high ones, of each what the signed low one leaves.
-INLINE IntReg split(Reg a, Reg b) {
-  const __m512i words =
-      _mm512_packs_epi32(_mm512_cvtps_epi32((__m512)a), _mm512_cvtps_epi32((__m512)b));
-  const __m512i rounded = _mm512_add_epi16(words, _mm512_set1_epi16(128));
-  return (IntReg)_mm512_packus_epi16(_mm512_and_si512(words, _mm512_set1_epi16(255)),
-                                     _mm512_srli_epi16(rounded, 8));
-}
-
-INLINE void unzip(IntReg* a, IntReg* b) {  // halves of lanes: the first of both, the second of both
-  const auto first = (IntReg)_mm512_unpacklo_epi64((__m512i)*a, (__m512i)*b);
-  *b = (IntReg)_mm512_unpackhi_epi64((__m512i)*a, (__m512i)*b);
-  *a = first;
-}
-
-struct alignas(64) TileShapes {  // 0 to 3: sums, 4 and 5: weights, 6 and 7: inputs
+struct alignas(64) TileShapes {  // 0 to 3: sums, 4 and 5: inputs, 6 and 7: weights
   std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
   std::uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
   std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
@@ -415,6 +404,7 @@ INLINE void with_constant(long count, const F& f) {
 // Deals rows evenly to blocks of at most `most`; f(first row, count).
 template <class F>
 INLINE void deal(long n_rows, long most, const F& f) {
+  if (n_rows <= most) return f(0, n_rows);
   const long n_blocks = (n_rows + most - 1) / most;
   for (long i = 0; i < n_blocks; ++i) {
     const long row = i * n_rows / n_blocks;
@@ -440,9 +430,65 @@ void multiply_floats(const Product& job, long n_rows, long first, long last) {
   }
 }
 
-// ---- Products of integers --------------------------------------------------------------------
+// ---- Products of bytes -----------------------------------------------------------------------
 
-constexpr int kShorts = kWidth * 2, kSteps = kNibbleBlock / kShorts;
+INLINE float worth(const Product& job, long row) {  // of one of the row's integers
+  return job.x[(row + 1) * job.x_stride() - 1];
+}
+
+INLINE const std::int8_t* panel_of(const Matrix& m, long panel) {
+  return static_cast<const std::int8_t*>(m.weights) + panel * m.n_blocks() * kBlock * kLanes;
+}
+
+constexpr int kByteRows = kRegisters / 4;  // rows of a block
+
+// A panel's 16 outputs of T rows. A register of weights has four inputs of some outputs, so that of
+// a row's sums only neighbours belong together. S of them at a time, U steps side by side.
+template <int T>
+void byte_block(const Product& job, long row, long panel) {
+  constexpr int kMost = kRegisters / 2 / T, kAll = 2 * kParts;
+  constexpr int S = kMost >= kAll ? kAll : kMost >= kAll / 2 ? kAll / 2 : 2;
+  constexpr int U = S * T >= 8 ? 1 : S * T >= 4 ? 2 : 4;
+  constexpr long kAhead = 3072, kStep = 4 * kLanes;
+  const long n = job.matrix->n_blocks() * kBlock, stride = 2 * job.x_stride();
+  const auto* x = reinterpret_cast<const std::int16_t*>(job.x) + row * stride;
+  Vec y[T];
+#pragma GCC unroll 8
+  for (int first = 0; first < kAll; first += S) {
+    const std::int8_t* w = panel_of(*job.matrix, panel) + first * kWidth * 2;
+    IntReg sums[U][T][S];
+#pragma GCC unroll 32
+    for (int i = 0; i < U * T * S; ++i) sums[i / (T * S)][i / S % T][i % S] = IntReg{};
+    for (long k = 0; k < n; k += 4 * U)
+#pragma GCC unroll 4
+      for (int u = 0; u < U; ++u, w += kStep) {
+        __builtin_prefetch(w + kAhead);  // the processor's own guess stops at every 4 KB page
+#pragma GCC unroll 8
+        for (int i = 0; i < S; ++i) {
+          const ShortReg weights = widened(w + i * kWidth * 2);
+#pragma GCC unroll 8
+          for (int t = 0; t < T; ++t)
+            sums[u][t][i] = dot(weights, four(x + t * stride + k + 4 * u), sums[u][t][i]);
+        }
+      }
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t)
+#pragma GCC unroll 4
+      for (int i = 0; i < S; i += 2) {
+        IntReg a = sums[0][t][i], b = sums[0][t][i + 1];
+#pragma GCC unroll 4
+        for (int u = 1; u < U; ++u) a += sums[u][t][i], b += sums[u][t][i + 1];
+        y[t].part[(first + i) / 2] = __builtin_convertvector(pair_sums(a, b), Reg);
+      }
+  }
+  const Finisher finish(job, panel);
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) finish(row + t, y[t] * worth(job, row + t));
+}
+
+// ---- Products of nibbles ---------------------------------------------------------------------
+
+constexpr int kShorts = kWidth * 2, kSteps = kBlock / kShorts;
 
 struct Shorts {  // 32 numbers
   ShortReg part[kSteps];
@@ -452,13 +498,6 @@ INLINE Shorts shorts(const std::int16_t* p) {
   Shorts s;
 #pragma GCC unroll 4
   for (int i = 0; i < kSteps; ++i) std::memcpy(&s.part[i], p + i * kShorts, sizeof s.part[i]);
-  return s;
-}
-
-INLINE Shorts shorts(const std::int8_t* p) {
-  Shorts s;
-#pragma GCC unroll 4
-  for (int i = 0; i < kSteps; ++i) s.part[i] = widened(p + i * kShorts);
   return s;
 }
 
@@ -481,21 +520,8 @@ INLINE Shorts shorts(const std::int8_t* halves, std::int16_t factor) {
   return s;
 }
 
-INLINE long blocks_of(const Matrix& m) {
-  return (m.in.length() + kNibbleBlock - 1) / kNibbleBlock;
-}
-
-template <Type type>
-INLINE const std::int8_t* address(const Matrix& m, long output, long k) {
-  const long row = type == Type::i8 ? m.in.length() : blocks_of(m) * (kNibbleBlock / 2);
-  return static_cast<const std::int8_t*>(m.weights) + output * row + (type == Type::i8 ? k : k / 2);
-}
-
-template <Type type>
-INLINE Shorts weights_at(const Matrix& m, long output, long k) {
-  const std::int8_t* at = address<type>(m, output, k);
-  if (type == Type::i8) return shorts(at);
-  return shorts(at, m.factors[output * blocks_of(m) + k / kNibbleBlock]);
+INLINE const std::int8_t* nibbles_of(const Matrix& m, long output) {
+  return static_cast<const std::int8_t*>(m.weights) + output * m.n_blocks() * (kBlock / 2);
 }
 
 struct Outputs {  // of a panel: rows of the weights
@@ -515,52 +541,43 @@ INLINE void finish_sums(const Product& job, long row, long panel, int n_rows,
   for (int t = 0; t < n_rows; ++t) {
     float lanes[kLanes];
     for (long o = 0; o < kLanes; ++o) lanes[o] = static_cast<float>(sums[o * n_rows + t]);
-    const float* x = job.x + (row + t) * job.x_stride();
-    finish(row + t, load16(lanes) * x[padded(job.matrix->in.length()) - 1]);
+    finish(row + t, load16(lanes) * worth(job, row + t));
   }
 }
 
-constexpr int kIntegerRows = kRegisters >= 32 ? 4 : 6;  // rows of a block
+constexpr int kNibbleRows = kRegisters >= 32 ? 4 : 6;  // rows of a block
 
 // The panel's 16 outputs of T rows, P at a time.
-template <Type type, int T>
-void integer_block(const Product& job, long row, long panel) {
+template <int T>
+void nibble_block(const Product& job, long row, long panel) {
   constexpr int P = kRegisters >= 32 || T < 4 ? 4 : 2, kSums = (P * T + 3) / 4 * 4;
   const Matrix& m = *job.matrix;
   const Outputs of(m, panel);
   const long first = of.first, last = first + of.count - 1;
-  const long n = m.in.length(), whole = type == Type::i8 ? n / kNibbleBlock * kNibbleBlock : n;
-  const long stride = job.x_stride();
+  const long n_blocks = m.n_blocks(), stride = job.x_stride();
   const float* x = job.x + row * stride;
   std::int32_t sums[kLanes * T + kSums - P * T] = {};
   for (long output = first; output <= last; output += P) {
     IntReg part[kSums];
 #pragma GCC unroll 16
     for (IntReg& p : part) p = IntReg{};
-    const auto accumulate = [&](int p, const Shorts& w, long k) __attribute__((always_inline)) {
-#pragma GCC unroll 6
-      for (int t = 0; t < T; ++t) {
-        const Shorts x_t = shorts(reinterpret_cast<const std::int16_t*>(x + t * stride) + k);
-#pragma GCC unroll 4
-        for (int i = 0; i < kSteps; ++i)
-          part[p * T + t] = dot(w.part[i], x_t.part[i], part[p * T + t]);
-      }
-    };
     long at[P];  // a row past the last is the last again
     for (int p = 0; p < P; ++p) at[p] = output + p < last ? output + p : last;
-    for (long k = 0; k < whole; k += kNibbleBlock) {
+    for (long b = 0; b < n_blocks; ++b) {
 #pragma GCC unroll 4
       for (int p = 0; p < P; ++p) {
-        // the rows that come next; the processor's own guess stops at every 4 KB page
-        __builtin_prefetch(address<type>(m, at[p] + 2 * P, k));
-        accumulate(p, weights_at<type>(m, at[p], k), k);
-      }
-    }
+        const std::int8_t* halves = nibbles_of(m, at[p]) + b * (kBlock / 2);
+        __builtin_prefetch(halves + 2 * P * n_blocks * (kBlock / 2));  // the rows that come next
+        const Shorts w = shorts(halves, m.factors[at[p] * n_blocks + b]);
+#pragma GCC unroll 6
+        for (int t = 0; t < T; ++t) {
+          const auto* numbers = reinterpret_cast<const std::int16_t*>(x + t * stride);
+          const Shorts x_t = shorts(numbers + b * kBlock);
 #pragma GCC unroll 4
-    for (int p = 0; p < P && whole < n; ++p) {
-      std::int8_t end[kNibbleBlock] = {};
-      std::memcpy(end, address<type>(m, at[p], whole), n - whole);
-      accumulate(p, shorts(end), whole);
+          for (int i = 0; i < kSteps; ++i)
+            part[p * T + t] = dot(w.part[i], x_t.part[i], part[p * T + t]);
+        }
+      }
     }
 #pragma GCC unroll 4
     for (int i = 0; i < kSums; i += 4) totals(part + i, sums + (output - first) * T + i);
@@ -576,11 +593,11 @@ void integer_block(const Product& job, long row, long panel) {
 // 0 to 15 are too much against those from -8 to 7.
 
 #if defined(__AVX2__)
-constexpr long kBlocks = 4, kHalf = kNibbleBlock / 2, kPlane = kBlocks * kHalf;
+constexpr long kBlocks = 4, kHalf = kBlock / 2, kPlane = kBlocks * kHalf;
 constexpr long kLaidOut = 6 * kPlane;  // bytes of four blocks
 
 INLINE bool in_bytes(const Matrix& m, long count) {
-  return m.type == Type::i4 && count == 1 && m.in.length() % (kBlocks * kNibbleBlock) == 0;
+  return m.type == Type::i4 && count == 1 && m.in.length() % (kBlocks * kBlock) == 0;
 }
 
 INLINE ByteReg bytes(const void* p) {
@@ -592,7 +609,7 @@ INLINE ByteReg bytes(const void* p) {
 void lay_in_bytes(float* x, long n) {
   typedef std::int16_t Numbers __attribute__((vector_size(2 * kHalf)));
   typedef std::int8_t Bytes __attribute__((vector_size(kHalf)));
-  for (long quad = n / (kBlocks * kNibbleBlock); quad-- > 0;) {  // grows, so from the end
+  for (long quad = n / (kBlocks * kBlock); quad-- > 0;) {  // grows, so from the end
     Numbers numbers[2 * kBlocks];
     std::memcpy(numbers, reinterpret_cast<char*>(x) + quad * sizeof numbers, sizeof numbers);
     char* out = reinterpret_cast<char*>(x) + quad * kLaidOut;
@@ -618,14 +635,14 @@ void lay_in_bytes(float* x, long n) {
 void nibble_row(const Product& job, long row, long panel) {
   const Matrix& m = *job.matrix;
   const Outputs of(m, panel);
-  const long n_blocks = blocks_of(m);
+  const long n_blocks = m.n_blocks();
   const auto* inputs = reinterpret_cast<const char*>(job.x + row * job.x_stride());
   std::int32_t result[kLanes] = {};
   for (long o = 0; o < of.count; o += 4) {
     IntReg four[4];
     for (long p = 0; p < 4; ++p) {
       const long output = of.first + (o + p < of.count ? o + p : o);
-      const std::int8_t* w = address<Type::i4>(m, output, 0);
+      const std::int8_t* w = nibbles_of(m, output);
       const std::uint8_t* factors = m.factors + output * n_blocks;
       IntReg low{}, high{};
       for (long b = 0; b < n_blocks; b += kBlocks) {
@@ -655,47 +672,29 @@ void nibble_row(const Product& job, long row, long panel) {
 
 // ---- Tiles -----------------------------------------------------------------------------------
 //
-// A tile of weights is 16 outputs by 64 or 32 inputs, as they lie. A tile of inputs is 16 or 8 times
-// 4 inputs by 16 columns: the low bytes of a group's rows or their high ones, or, for up to 8 rows,
-// both. 256 times the product of the high ones and once that of the low ones are the exact sum.
+// A tile of inputs is 8 rows, of each 64 or 32 low bytes, signed, and what these leave in high bytes;
+// a tile of weights as many inputs of a panel, as they lie. 256 times the sum of the high ones and
+// the sum of the low ones are the exact sum.
 
 #if defined(__AMX_INT8__)
 constexpr long kFewestRows = 5, kLine = 64;  // bytes of a cache line
+constexpr long kTileRows = 8;
 
 INLINE bool in_tiles(const Matrix& m, long count) {
-  return m.type == Type::i8 && count >= kFewestRows && m.in.length() % 32 == 0 &&
-         m.in.span() == m.in.length() && m.out.size % kLanes == 0;
+  return m.type == Type::i8 && count >= kFewestRows;
 }
 
-INLINE long tile_inputs(long n) { return n % 64 ? 32 : 64; }
+INLINE long tile_inputs(const Matrix& m) { return m.n_blocks() % 2 ? kBlock : 2 * kBlock; }
 
-INLINE bool both_in_one(long count, long n) { return 2 * count <= kGroup && n % 64 == 0; }
-
-// Rounds the rows of a group by their factors. Tile row i lies in the memory of row i of the group.
-void lay_in_tiles(float* x, long stride, long count, long n, const float* factors) {
-  const bool both = both_in_one(count, n);
-  const long at_once = tile_inputs(n), n_squares = both || at_once == 32 ? 1 : 2;
-  float* out = x;  // never ahead of what is still to be read
-  IntReg squares[2][kGroup] = {};
-  for (long k = 0; k < n; k += at_once, out += n_squares * kLanes) {
-    for (long row = 0; row < count; ++row) {
-      const auto rounded = [&](long i) { return load(x + row * stride + k + i) * factors[row]; };
-      IntReg low = split(rounded(0), rounded(kLanes));
-      if (at_once == 64) {
-        IntReg high = split(rounded(2 * kLanes), rounded(3 * kLanes));
-        unzip(&low, &high);
-        (both ? squares[0][kGroup / 2 + row] : squares[1][row]) = high;
-      }
-      squares[0][row] = low;
-    }
-    for (long s = 0; s < n_squares; ++s) {
-      transpose(squares[s]);
-#pragma GCC unroll 16
-      for (int i = 0; i < kGroup; ++i) {  // register i is unit i / 4 of part i % 4
-        float* to = out + (i % 4 * 4 + i / 4) * stride + s * kLanes;
-        std::memcpy(to, &squares[s][i], sizeof squares[s][i]);
-      }
-    }
+// From numbers of 16 bits to low bytes in the row's first half and high ones in its second.
+void split_row(float* x, const Axis& axis) {
+  const auto* numbers = reinterpret_cast<const std::int16_t*>(x);
+  auto* bytes = reinterpret_cast<std::int8_t*>(x);
+  for (long i = 0; i < axis.length(); i += 2 * kLanes) {
+    const __m512i words = _mm512_loadu_si512(numbers + i);
+    const __m512i high = _mm512_srai_epi16(_mm512_add_epi16(words, _mm512_set1_epi16(128)), 8);
+    _mm256_storeu_si256((__m256i*)(bytes + 2 * axis.span() + i), _mm512_cvtepi16_epi8(high));
+    _mm256_storeu_si256((__m256i*)(bytes + i), _mm512_cvtepi16_epi8(words));
   }
 }
 
@@ -707,59 +706,47 @@ struct Fetch {  // brings pairs of lines into the second cache; the other of a p
   }
 };
 
-// One or two panels for the rows of a group. What the next step reads is loaded between products.
+// One or two panels for up to 16 rows. What the next step reads is loaded between products.
 void tile_block(const Product& job, long row, long count, long panel, long n_panels, Fetch& fetch) {
   const Matrix& m = *job.matrix;
-  const long n = m.in.length(), at_once = tile_inputs(n), stride = job.x_stride() * 4;
-  const bool both = both_in_one(count, n);
-  const long step = both ? at_once : 2 * at_once;
-  const long to_high = at_once == 64 ? at_once : kGroup / 2 * stride;
-  const std::int8_t* w = address<Type::i8>(m, panel * kLanes, 0);
+  const long n = m.n_blocks() * kBlock, at_once = tile_inputs(m), stride = 2 * job.x_stride();
+  const bool two = count > kTileRows;
+  const std::int8_t* w = panel_of(m, panel);
   const std::int8_t* w_next = w + (n_panels - 1) * kLanes * n;
-  const auto* x = reinterpret_cast<const std::int8_t*>(job.x + row * job.x_stride());
+  const auto* x = reinterpret_cast<const std::int8_t*>(job.x) + row * 2 * stride;
+  const std::int8_t* x_next = x + kTileRows * 2 * stride;
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
-  _tile_loadd(6, x, stride);
-  _tile_loadd(4, w, n);
-  _tile_loadd(5, w_next, n);
-  if (!both) _tile_loadd(7, x + to_high, stride);
+  _tile_loadd(4, x, stride);
+  _tile_loadd(6, w, kLine);
+  _tile_loadd(7, w_next, kLine);
+  if (two) _tile_loadd(5, x_next, stride);
   for (long k = at_once; k <= n; k += at_once) {
     const bool more = k < n;
-    x += step;
     _tile_dpbssd(0, 4, 6);
-    _tile_dpbssd(2, 5, 6);
-    if (more) _tile_loadd(6, x, stride);
-    if (!both) _tile_dpbssd(1, 4, 7);
-    if (more) _tile_loadd(4, w + k, n);
-    if (!both) _tile_dpbssd(3, 5, 7);
-    if (more) _tile_loadd(5, w_next + k, n);
-    if (more && !both) _tile_loadd(7, x + to_high, stride);
+    _tile_dpbssd(2, 4, 7);
+    if (more) _tile_loadd(4, x + k, stride);
+    if (two) _tile_dpbssd(1, 5, 6);
+    if (more) _tile_loadd(6, w + k * kLanes, kLine);
+    if (two) _tile_dpbssd(3, 5, 7);
+    if (more) _tile_loadd(7, w_next + k * kLanes, kLine);
+    if (more && two) _tile_loadd(5, x_next + k, stride);
     fetch();
   }
-  alignas(64) IntReg sums[4][kLanes];
-  _tile_stored(0, sums[0], 64);
-  _tile_stored(1, sums[1], 64);
-  _tile_stored(2, sums[2], 64);
-  _tile_stored(3, sums[3], 64);
-  const float* factors = job.x + row * job.x_stride() + padded(n) - 1;
+  alignas(64) IntReg sums[4][kLanes];  // low, high of a row after the other
+  _tile_stored(0, sums[0], kLine);
+  _tile_stored(1, sums[1], kLine);
+  _tile_stored(2, sums[2], kLine);
+  _tile_stored(3, sums[3], kLine);
   for (long p = 0; p < n_panels; ++p) {
-    IntReg *low = sums[2 * p], *high = sums[2 * p + 1];
-    if (both) {
-      transpose(low);
-#pragma GCC unroll 8
-      for (int i = 0; i < kGroup / 2; ++i) low[i] += low[kGroup / 2 + i] << 8;
-    } else {
-#pragma GCC unroll 16
-      for (int i = 0; i < kGroup; ++i) low[i] += high[i] << 8;
-      transpose(low);
-    }
     const Finisher finish(job, panel + p);
-    for (long t = 0; t < count; ++t) {
+    const IntReg* of_row = sums[2 * p];
+    for (long t = 0; t < count; ++t, of_row += 2) {
       Vec y;
-      y.part[0] = __builtin_convertvector(low[t], Reg);
-      finish(row + t, y * factors[t * job.x_stride()]);
+      y.part[0] = __builtin_convertvector(of_row[0] + (of_row[1] << 8), Reg);
+      finish(row + t, y * worth(job, row + t));
     }
   }
 }
@@ -768,15 +755,15 @@ void tile_block(const Product& job, long row, long count, long panel, long n_pan
 // Rows done: those of the groups that are laid in tiles.
 long multiply_tiles(const Product& job, long n_rows, long first, long last) {
 #if defined(__AMX_INT8__)
-  const long rest = n_rows % kGroup;
-  const long n_tiled = n_rows - (in_tiles(*job.matrix, rest) ? 0 : rest);
-  if (!in_tiles(*job.matrix, n_tiled)) return 0;
-  const TileShapes* shapes = &kTileShapes[tile_inputs(job.matrix->in.length()) == 32];
+  const Matrix& m = *job.matrix;
+  const long rest = n_rows % kGroup, n_tiled = n_rows - (in_tiles(m, rest) ? 0 : rest);
+  if (n_tiled == 0) return 0;
+  const TileShapes* shapes = &kTileShapes[tile_inputs(m) == kBlock];
   if (tile_shapes != shapes) _tile_loadconfig(tile_shapes = shapes);
   // what comes after the panels at hand is fetched evenly over the groups of rows
-  const long n = job.matrix->in.length(), n_groups = (n_tiled + kGroup - 1) / kGroup;
-  const long pairs = (kLanes * tile_inputs(n) / kLine + n_groups - 1) / n_groups;
-  Fetch fetch{address<Type::i8>(*job.matrix, (n_groups > 1 ? last : first + 2) * kLanes, 0), pairs};
+  const long n_groups = (n_tiled + kGroup - 1) / kGroup;
+  const long pairs = (kLanes * tile_inputs(m) / kLine + n_groups - 1) / n_groups;
+  Fetch fetch{panel_of(m, n_groups > 1 ? last : first + 2), pairs};
   for (long row = 0; row < n_tiled; row += kGroup)
     for (long panel = first; panel < last; panel += 2)
       tile_block(job, row, n_tiled - row < kGroup ? n_tiled - row : kGroup, panel,
@@ -807,15 +794,21 @@ long multiply_alone(const Product& job, long n_rows, long first, long last) {
 #endif
 }
 
-template <Type type>
-void multiply_integers(const Product& job, long n_rows, long first, long last) {
-  const long before = type == Type::i8 ? multiply_tiles(job, n_rows, first, last) : 0;
-  const long after = type == Type::i4 ? multiply_alone(job, n_rows, first, last) : 0;
+void multiply_bytes(const Product& job, long n_rows, long first, long last) {
+  const long before = multiply_tiles(job, n_rows, first, last);
   for (long panel = first; panel < last; ++panel)
-    deal(n_rows - before - after, kIntegerRows, [&](long row, long count) {
-      with_constant<kIntegerRows>(count, [&](auto t) {
-        integer_block<type, decltype(t)::value>(job, before + row, panel);
-      });
+    deal(n_rows - before, kByteRows, [&](long row, long count) {
+      with_constant<kByteRows>(
+          count, [&](auto t) { byte_block<decltype(t)::value>(job, before + row, panel); });
+    });
+}
+
+void multiply_nibbles(const Product& job, long n_rows, long first, long last) {
+  const long after = multiply_alone(job, n_rows, first, last);
+  for (long panel = first; panel < last; ++panel)
+    deal(n_rows - after, kNibbleRows, [&](long row, long count) {
+      with_constant<kNibbleRows>(
+          count, [&](auto t) { nibble_block<decltype(t)::value>(job, row, panel); });
     });
 }
 
@@ -843,25 +836,18 @@ void round_row(float* x, const Axis& axis, float factor) {
 }
 
 void quantize(const Matrix& reader, float* x, long count) {
-  const long n = reader.in.length(), stride = reader.in.span();
+  const long stride = reader.in.span();
   const auto limit = static_cast<float>(reader.limit());
-  float most[kGroup], factors[kGroup];
-  for (long row = 0; row < count; ++row) {
-    most[row] = greatest(x + row * stride, reader.in.span());
-    factors[row] = most[row] > 0.0f ? limit / most[row] : 0.0f;
-  }
+  for (long row = 0; row < count; ++row, x += stride) {
+    const float most = greatest(x, stride);
+    round_row(x, reader.in, most > 0.0f ? limit / most : 0.0f);
 #if defined(__AMX_INT8__)
-  const bool tiles = in_tiles(reader, count);
-  if (tiles) lay_in_tiles(x, stride, count, n, factors);
-#else
-  constexpr bool tiles = false;
+    if (in_tiles(reader, count)) split_row(x, reader.in);
 #endif
-  for (long row = 0; row < count; ++row) {
-    if (!tiles) round_row(x + row * stride, reader.in, factors[row]);
 #if defined(__AVX2__)
-    if (in_bytes(reader, count)) lay_in_bytes(x + row * stride, n);
+    if (in_bytes(reader, count)) lay_in_bytes(x, reader.in.length());
 #endif
-    x[row * stride + padded(n) - 1] = most[row] / limit;
+    x[stride - 1] = most / limit;
   }
 }
 
@@ -869,8 +855,8 @@ void multiply(const Product& job, long n_rows, long first, long last) {
   switch (job.matrix->type) {
     case Type::f32: return multiply_floats<float>(job, n_rows, first, last);
     case Type::f16: return multiply_floats<std::uint16_t>(job, n_rows, first, last);
-    case Type::i8: return multiply_integers<Type::i8>(job, n_rows, first, last);
-    case Type::i4: return multiply_integers<Type::i4>(job, n_rows, first, last);
+    case Type::i8: return multiply_bytes(job, n_rows, first, last);
+    case Type::i4: return multiply_nibbles(job, n_rows, first, last);
   }
 }
 

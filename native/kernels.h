@@ -28,13 +28,13 @@ struct Axis {
   [[gnu::always_inline]] long span() const { return groups * stride; }
 };
 
-constexpr long kNibbleBlock = 32;  // inputs of a 4-bit matrix that share a factor
+constexpr long kBlock = 32;  // integer weights come in blocks of inputs, the last filled with zeros
 constexpr long kMaxFactor = 63;
 
-// y = W x. Floating weights are packed in panels of 16 outputs: element (o, k) at
-// ((o / 16) * in.span() + k) * 16 + o % 16. Integer weights are rows [out][in] as they are stored:
-// bytes, or blocks of 32 inputs in 16 bytes (input j in the low half of byte j, j + 16 in the high
-// one, both signed) with one factor a block.
+// y = W x. Floats and bytes are packed in panels of 16 outputs: [panel][in.span()][16] floats or
+// [panel][inputs / 4][16][4] bytes. Nibbles are rows as they are stored, a block of 32 inputs in 16
+// bytes (input j in the low half of byte j, j + 16 in the high one, both signed), with one factor a
+// block.
 struct Matrix {
   const void* weights = nullptr;
   const std::uint8_t* factors = nullptr;  // 4 bits only: [out][ceil(in / 32)]
@@ -44,6 +44,7 @@ struct Matrix {
   Type type = Type::f32;
 
   long n_panels() const { return (out.span() + kLanes - 1) / kLanes; }
+  long n_blocks() const { return (in.length() + kBlock - 1) / kBlock; }
   // Greatest magnitude of 16-bit inputs with which no 32-bit sum overflows, and whose high bytes fit
   // into a byte where the low ones are signed.
   long limit() const {
@@ -89,8 +90,7 @@ struct Kernels {
   // out = scale * row over n numbers, zeros after them up to padded(n)
   void (*widen)(const void* row, Type type, float scale, long n, float* out);
   // rows of x, at most kGroup, <- integers of at most reader.limit(), 16 bits each, without the
-  // padding of groups; the last float of padded(length) becomes what one of them is worth. May write
-  // to all rows of the group, those past `count` too.
+  // padding of groups; the last float of a row becomes what one of its integers is worth
   void (*quantize)(const Matrix& reader, float* x, long count);
   // out = (x - mean) / sqrt(variance + eps) * weight + bias over n floats
   void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, long n,

@@ -183,25 +183,21 @@ class Model::Loader {
     return out;
   }
 
-  // `stem`.weight [out, in] with its optional scale and bias; integers stay where they are.
+  // `stem`.weight [out, in] with its optional scale and bias; int4 stays where it is.
   Matrix linear(const std::string& stem, const Axis& in, const Axis& out) {
     const std::string name = stem + ".weight";
-    const long blocks = items(in.length(), kNibbleBlock);
-    const bool nibbles = find(name).type == Type::i4;
-    const long bytes = nibbles ? blocks * kNibbleBlock / 2 : in.length();
-    const Tensor& tensor = find(name, {out.length(), bytes});
-    Matrix m;
-    if (is_integer(tensor.type)) {
-      m = {tensor.data, nullptr, nullptr, nullptr, in, out, tensor.type};
-      m.scale = vectors({name + ".scale"}, panels_of(out));
-      if (nibbles) {
-        const Tensor& factors = find(name + ".factor", {out.length(), blocks});
-        if (factors.type != Type::i4)
-          throw std::invalid_argument("tensor '" + name + ".factor' is not of bytes");
-        m.factors = static_cast<const std::uint8_t*>(factors.data);
-      }
-    } else {
-      m = pack(tensor, in, out, 1, in.length());
+    Matrix m{nullptr, nullptr, nullptr, nullptr, in, out, find(name).type};
+    const bool nibbles = m.type == Type::i4;
+    const long row = nibbles ? m.n_blocks() * kBlock / 2 : in.length();
+    const Tensor& tensor = find(name, {out.length(), row});
+    if (!nibbles) m = pack(tensor, in, out, 1, row);
+    if (is_integer(m.type)) m.scale = vectors({name + ".scale"}, panels_of(out));
+    if (nibbles) {
+      const Tensor& factors = find(name + ".factor", {out.length(), m.n_blocks()});
+      if (factors.type != Type::i4)
+        throw std::invalid_argument("tensor '" + name + ".factor' is not of bytes");
+      m.weights = tensor.data;
+      m.factors = static_cast<const std::uint8_t*>(factors.data);
     }
     if (has(stem + ".bias")) m.bias = vectors({stem + ".bias"}, panels_of(out));
     return m;
@@ -213,13 +209,9 @@ class Model::Loader {
     const Tensor& tensor = find(name, {n_in, n_out});
     if (tensor.type == Type::i4)
       throw std::invalid_argument("tensor '" + name + "' is int4, expected another type");
-    if (tensor.type != Type::i8) return pack(tensor, in, out, n_out, 1);
-    auto* rows = arena_.take<std::int8_t>(n_in * n_out);
-    pool_.run(n_out, [&](long o) {
-      const auto* from = static_cast<const std::int8_t*>(tensor.data) + o;
-      for (long k = 0; k < n_in; ++k) rows[o * n_in + k] = from[k * n_out];
-    });
-    return {rows, nullptr, vectors({name + ".scale"}, panels_of(out)), nullptr, in, out, Type::i8};
+    Matrix m = pack(tensor, in, out, n_out, 1);
+    if (is_integer(tensor.type)) m.scale = vectors({name + ".scale"}, panels_of(out));
+    return m;
   }
 
  private:
@@ -228,31 +220,51 @@ class Model::Loader {
   // Element (o, k) of the source is at o * out_step + k * in_step.
   Matrix pack(const Tensor& tensor, const Axis& in, const Axis& out, long in_step, long out_step) {
     Matrix m{nullptr, nullptr, nullptr, nullptr, in, out, tensor.type};
-    if (m.type == Type::f32) {
-      m.weights = panels<float>(tensor, in, out, in_step, out_step);
-    } else {
-      m.weights = panels<std::uint16_t>(tensor, in, out, in_step, out_step);
+    switch (m.type) {
+      case Type::f32: m.weights = floats<float>(m, tensor, in_step, out_step); break;
+      case Type::f16: m.weights = floats<std::uint16_t>(m, tensor, in_step, out_step); break;
+      default: m.weights = bytes(m, tensor, in_step, out_step);
     }
     return m;
   }
 
   template <class E>
-  const E* panels(const Tensor& tensor, const Axis& in, const Axis& out, long in_step,
-                  long out_step) {
-    const long n_panels = (out.span() + kLanes - 1) / kLanes, n_in = in.span();
-    const long in_group = n_panels / out.groups;  // a padded group ends with a panel
-    E* packed = arena_.take<E>(n_panels * n_in * kLanes);
-    pool_.run(n_panels, [&](long panel) {
-      const long group = panel / in_group, first = panel % in_group * kLanes;
-      const long count = std::min(kLanes, out.size - first);
-      const E* from = static_cast<const E*>(tensor.data) + (group * out.size + first) * out_step;
-      E* start = packed + panel * n_in * kLanes;
-      if (count < kLanes || in.stride > in.size) std::memset(start, 0, n_in * kLanes * sizeof(E));
-      for (long g = 0; g < in.groups; ++g) {
-        E* to = start + g * in.stride * kLanes;
-        for (long k = g * in.size; k < (g + 1) * in.size; ++k, to += kLanes)
+  const E* floats(const Matrix& m, const Tensor& tensor, long in_step, long out_step) {
+    return panels<E>(m, tensor, m.in.span(), out_step, [&](E* panel, const E* from, long count) {
+      for (long g = 0; g < m.in.groups; ++g) {
+        E* to = panel + g * m.in.stride * kLanes;
+        for (long k = g * m.in.size; k < (g + 1) * m.in.size; ++k, to += kLanes)
           for (long j = 0; j < count; ++j) to[j] = from[k * in_step + j * out_step];
       }
+    });
+  }
+
+  const std::int8_t* bytes(const Matrix& m, const Tensor& tensor, long in_step, long out_step) {
+    using Byte = std::int8_t;
+    const long n = m.in.length(), n_packed = m.n_blocks() * kBlock;
+    return panels<Byte>(m, tensor, n_packed, out_step, [&](Byte* to, const Byte* from, long count) {
+      long k = 0;
+      for (; in_step == 1 && k + 4 <= n; k += 4)
+        for (long j = 0; j < count; ++j)
+          std::memcpy(to + k * kLanes + j * 4, from + k + j * out_step, 4);
+      for (; k < n; ++k)
+        for (long j = 0; j < count; ++j)
+          to[k / 4 * 4 * kLanes + j * 4 + k % 4] = from[k * in_step + j * out_step];
+    });
+  }
+
+  // f(panel, what it takes of the source, how many outputs that are) for each panel of `n_in` inputs.
+  template <class E, class F>
+  const E* panels(const Matrix& m, const Tensor& tensor, long n_in, long out_step, const F& f) {
+    const long in_group = m.n_panels() / m.out.groups;  // a padded group ends with a panel
+    const bool filled = n_in == m.in.length() && m.out.size % kLanes == 0;
+    E* packed = arena_.take<E>(m.n_panels() * n_in * kLanes);
+    pool_.run(m.n_panels(), [&](long panel) {
+      const long group = panel / in_group, first = panel % in_group * kLanes;
+      E* to = packed + panel * n_in * kLanes;
+      if (!filled) std::memset(to, 0, n_in * kLanes * sizeof(E));
+      f(to, static_cast<const E*>(tensor.data) + (group * m.out.size + first) * out_step,
+        std::min(kLanes, m.out.size - first));
     });
     return packed;
   }

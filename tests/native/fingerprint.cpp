@@ -39,9 +39,9 @@ struct Weights {
   void matrix(const std::string& name, Type type, long out, long in) {
     const float size = 1 / __builtin_sqrtf(static_cast<float>(in));
     if (!is_integer(type)) return add(name, type, {out, in}, size);
-    const long blocks = (in + kNibbleBlock - 1) / kNibbleBlock;
+    const long blocks = (in + kBlock - 1) / kBlock;
     const bool bytes = type == Type::i8 || name == "emb.weight";
-    add(name, bytes ? Type::i8 : type, {out, bytes ? in : blocks * kNibbleBlock / 2}, 1);
+    add(name, bytes ? Type::i8 : type, {out, bytes ? in : blocks * kBlock / 2}, 1);
     add(name + ".scale", Type::f32, {out}, size / (bytes ? 127 : 8 * kMaxFactor));
     if (bytes) return;
     add(name + ".factor", type, {out, blocks}, 1);

@@ -23,10 +23,9 @@ from anser.rwkv7.dims import ModelDims
 Tensors = Mapping[str, NDArray[Any]]
 Precision = Literal["fp32", "fp16", "int8", "int4"]
 
-_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I8": "|i1"}
-_DTYPES |= {"U8": "|u1", "BF16": "<u2"}
 _CODES = {"<f8": "F64", "<f4": "F32", "<f2": "F16", "<i8": "I64", "<i4": "I32", "|i1": "I8"}
 _CODES |= {"|u1": "U8"}
+_DTYPES = {code: np.dtype(text) for text, code in _CODES.items()} | {"BF16": np.dtype("<u2")}
 _WEIGHT_DTYPES = ("<f4", "<f2", "|i1", "|u1")
 _HEADER_LIMIT = 100_000_000  # the format's own limit, so a stray file cannot ask for all memory
 _MATRICES = ("receptance.weight", "key.weight", "value.weight", "output.weight")
@@ -222,9 +221,9 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
 
 def _view(path: Path, name: str, entry: Any, data: NDArray[Any]) -> NDArray[Any]:  # noqa: ANN401
     try:
-        dtype = np.dtype(_DTYPES[entry["dtype"]])
-        shape = tuple(int(n) for n in entry["shape"])
-        begin, end = (int(n) for n in entry["data_offsets"])
+        dtype = _DTYPES[entry["dtype"]]
+        shape = tuple(map(int, entry["shape"]))
+        begin, end = map(int, entry["data_offsets"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path.name}: tensor '{name}' has a header we cannot read."
@@ -236,7 +235,7 @@ def _view(path: Path, name: str, entry: Any, data: NDArray[Any]) -> NDArray[Any]
             f"{path.name}: tensor '{name}' ends at byte {end} of the data, the file holds "
             f"{data.size}. The file is truncated; copy or download it again."
         )
-    array = data[begin:end].view(dtype).reshape(shape)
+    array: NDArray[Any] = np.ndarray(shape, dtype, data, begin)
     if entry["dtype"] == "BF16":
         return (array.astype(np.uint32) << 16).view(np.float32)
     return array
