@@ -27,7 +27,7 @@ anser::Type type_of(const std::string& name, const AnyArray& array) {
   throw std::invalid_argument("tensor '" + name + "' is not float32, float16, int8 or uint8");
 }
 
-// The model, and the arrays that it reads in place.
+// The model, and the array that it reads in place.
 class Engine {
  public:
   Engine(const anser::Dims& dims, const nb::dict& arrays, int n_threads,
@@ -46,7 +46,7 @@ class Engine {
         tensor.shape.push_back(static_cast<long>(array.shape(i)));
       tensors.emplace(name, tensor);
       alive.push_back(array);
-      if (name == "emb.weight" || tensor.type == anser::Type::i4) in_place_.push_back(array);
+      if (name == "emb.weight") embedding_ = array;
     }
     const nb::gil_scoped_release released;
     model_ = std::make_unique<anser::Model>(dims, tensors, n_threads, instructions);
@@ -82,7 +82,7 @@ class Engine {
                                     " elements, expected " + std::to_string(size));
   }
 
-  std::vector<AnyArray> in_place_;
+  AnyArray embedding_;
   std::unique_ptr<anser::Model> model_;
 };
 

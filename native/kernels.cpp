@@ -154,66 +154,17 @@ INLINE ShortReg four(const std::int16_t* p) {  // four numbers, over and over
   return (ShortReg)(numbers - LongReg{});
 }
 
-#if defined(__AVX2__)
-typedef std::int8_t ByteReg __attribute__((vector_size(kWidth * 4)));
-
-// What is added up before a factor is applied: four products, or two where none adds four at once.
-#if defined(__AVX512VNNI__)
-typedef IntReg Partial;
-constexpr std::uint64_t kPartials = 0x0000000100000001;  // a one in each of eight bytes
-#else
-typedef ShortReg Partial;
-constexpr std::uint64_t kPartials = 0x0001000100010001;
-#endif
-
-INLINE Partial add_products(Partial sums, ByteReg a, ByteReg b) {  // a from 0 on
-#if defined(__AVX512VNNI__)
-  return (Partial)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)a, (__m512i)b);
-#else
-  return sums + (Partial)_mm256_maddubs_epi16((__m256i)a, (__m256i)b);
-#endif
-}
-
-INLINE ShortReg spread(const std::uint8_t* p) {  // each byte to the partial sums of 16 products
-  const auto at = [](std::uint64_t i) {  // byte i, then zeros, over and over
-    return static_cast<long long>(i * kPartials | (0x8080808080808080 & ~(255 * kPartials)));
-  };
-#if defined(__AVX512BW__)
+INLINE IntReg twice(const std::uint8_t* p) {  // each number for two neighbours
+#if defined(__AVX512F__)
+  const auto numbers = (IntReg)_mm512_cvtepu8_epi64(_mm_loadl_epi64((const __m128i*)p));
+  return numbers | (IntReg)_mm512_slli_epi64((__m512i)numbers, 32);
+#elif defined(__AVX2__)
   std::int32_t four;
   std::memcpy(&four, p, sizeof four);
-  const __m512i from = _mm512_set_epi64(at(3), at(3), at(2), at(2), at(1), at(1), at(0), at(0));
-  return (ShortReg)_mm512_shuffle_epi8(_mm512_set1_epi32(four), from);
+  const __m256i numbers = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(four));
+  return (IntReg)_mm256_or_si256(numbers, _mm256_slli_epi64(numbers, 32));
 #else
-  std::int16_t two;
-  std::memcpy(&two, p, sizeof two);
-  const __m256i from = _mm256_set_epi64x(at(1), at(1), at(0), at(0));
-  return (ShortReg)_mm256_shuffle_epi8(_mm256_set1_epi16(two), from);
-#endif
-}
-#endif
-
-INLINE void totals(const IntReg* four, std::int32_t* out) {
-#if defined(__AVX512F__)
-  const auto fold = [](__m512i a, __m512i b) {
-    return _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-  };
-  const __m512i a = fold((__m512i)four[0], (__m512i)four[1]);
-  const __m512i b = fold((__m512i)four[2], (__m512i)four[3]);
-  const __m512i s = _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
-  const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(s), _mm512_extracti64x4_epi64(s, 1));
-  _mm_storeu_si128((__m128i*)out, _mm_add_epi32(_mm256_castsi256_si128(half),
-                                                _mm256_extracti128_si256(half, 1)));
-#elif defined(__AVX2__)
-  const __m256i s = _mm256_hadd_epi32(_mm256_hadd_epi32((__m256i)four[0], (__m256i)four[1]),
-                                      _mm256_hadd_epi32((__m256i)four[2], (__m256i)four[3]));
-  _mm_storeu_si128((__m128i*)out, _mm_add_epi32(_mm256_castsi256_si128(s),
-                                                _mm256_extracti128_si256(s, 1)));
-#else
-  for (int i = 0; i < 4; ++i) {
-    out[i] = 0;
-#pragma GCC unroll 16
-    for (int j = 0; j < kWidth; ++j) out[i] += four[i][j];
-  }
+  return IntReg{p[0], p[0], p[1], p[1]};
 #endif
 }
 
@@ -430,39 +381,63 @@ void multiply_floats(const Product& job, long n_rows, long first, long last) {
   }
 }
 
-// ---- Products of bytes -----------------------------------------------------------------------
+// ---- Products of integers --------------------------------------------------------------------
+
+constexpr long kAhead = 3072;  // bytes; the processor's own guess stops at every 4 KB page
 
 INLINE float worth(const Product& job, long row) {  // of one of the row's integers
   return job.x[(row + 1) * job.x_stride() - 1];
 }
 
 INLINE const std::int8_t* panel_of(const Matrix& m, long panel) {
-  return static_cast<const std::int8_t*>(m.weights) + panel * m.n_blocks() * kBlock * kLanes;
+  const long bytes = m.n_blocks() * kBlock * kLanes / (m.type == Type::i4 ? 2 : 1);
+  return static_cast<const std::int8_t*>(m.weights) + panel * bytes;
 }
 
-constexpr int kByteRows = kRegisters / 4;  // rows of a block
+constexpr int kIntegerRows = kRegisters / 4;  // rows of a block
 
-// A panel's 16 outputs of T rows. A register of weights has four inputs of some outputs, so that of
-// a row's sums only neighbours belong together. S of them at a time, U steps side by side.
+// A register of weights has four inputs of some outputs of a panel, so that of a row's sums only
+// neighbours belong together.
+constexpr int kAllSums = 2 * kParts;
+
+// Registers of sums that T rows take at a time.
+constexpr int sums_for(int rows) {
+  const int fit = kRegisters / 2 / rows;
+  return fit >= kAllSums ? kAllSums : fit >= kAllSums / 2 ? kAllSums / 2 : 2;
+}
+
+template <int T, int S>
+INLINE void take_sums(const IntReg (&sums)[T][S], int first, Vec* y) {
+#pragma GCC unroll 16
+  for (int i = 0; i < T * S; i += 2)
+    y[i / S].part[(first + i % S) / 2] =
+        __builtin_convertvector(pair_sums(sums[i / S][i % S], sums[i / S][i % S + 1]), Reg);
+}
+
+template <int T>
+INLINE void finish_rows(const Product& job, long row, long panel, const Vec (&y)[T]) {
+  const Finisher finish(job, panel);
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) finish(row + t, y[t] * worth(job, row + t));
+}
+
+// A panel's 16 outputs of T rows, U steps of four inputs side by side.
 template <int T>
 void byte_block(const Product& job, long row, long panel) {
-  constexpr int kMost = kRegisters / 2 / T, kAll = 2 * kParts;
-  constexpr int S = kMost >= kAll ? kAll : kMost >= kAll / 2 ? kAll / 2 : 2;
-  constexpr int U = S * T >= 8 ? 1 : S * T >= 4 ? 2 : 4;
-  constexpr long kAhead = 3072, kStep = 4 * kLanes;
+  constexpr int S = sums_for(T), U = S * T >= 8 ? 1 : S * T >= 4 ? 2 : 4;
   const long n = job.matrix->n_blocks() * kBlock, stride = 2 * job.x_stride();
   const auto* x = reinterpret_cast<const std::int16_t*>(job.x) + row * stride;
   Vec y[T];
-#pragma GCC unroll 8
-  for (int first = 0; first < kAll; first += S) {
+#pragma GCC unroll 4
+  for (int first = 0; first < kAllSums; first += S) {
     const std::int8_t* w = panel_of(*job.matrix, panel) + first * kWidth * 2;
     IntReg sums[U][T][S];
 #pragma GCC unroll 32
     for (int i = 0; i < U * T * S; ++i) sums[i / (T * S)][i / S % T][i % S] = IntReg{};
     for (long k = 0; k < n; k += 4 * U)
 #pragma GCC unroll 4
-      for (int u = 0; u < U; ++u, w += kStep) {
-        __builtin_prefetch(w + kAhead);  // the processor's own guess stops at every 4 KB page
+      for (int u = 0; u < U; ++u, w += 4 * kLanes) {
+        __builtin_prefetch(w + kAhead);
 #pragma GCC unroll 8
         for (int i = 0; i < S; ++i) {
           const ShortReg weights = widened(w + i * kWidth * 2);
@@ -471,214 +446,67 @@ void byte_block(const Product& job, long row, long panel) {
             sums[u][t][i] = dot(weights, four(x + t * stride + k + 4 * u), sums[u][t][i]);
         }
       }
-#pragma GCC unroll 8
-    for (int t = 0; t < T; ++t)
-#pragma GCC unroll 4
-      for (int i = 0; i < S; i += 2) {
-        IntReg a = sums[0][t][i], b = sums[0][t][i + 1];
-#pragma GCC unroll 4
-        for (int u = 1; u < U; ++u) a += sums[u][t][i], b += sums[u][t][i + 1];
-        y[t].part[(first + i) / 2] = __builtin_convertvector(pair_sums(a, b), Reg);
-      }
+#pragma GCC unroll 32
+    for (int i = T * S; i < U * T * S; ++i)
+      sums[0][i / S % T][i % S] += sums[i / (T * S)][i / S % T][i % S];
+    take_sums<T, S>(sums[0], first, y);
   }
-  const Finisher finish(job, panel);
-#pragma GCC unroll 8
-  for (int t = 0; t < T; ++t) finish(row + t, y[t] * worth(job, row + t));
+  finish_rows(job, row, panel, y);
 }
 
-// ---- Products of nibbles ---------------------------------------------------------------------
-
-constexpr int kShorts = kWidth * 2, kSteps = kBlock / kShorts;
-
-struct Shorts {  // 32 numbers
-  ShortReg part[kSteps];
-};
-
-INLINE Shorts shorts(const std::int16_t* p) {
-  Shorts s;
-#pragma GCC unroll 4
-  for (int i = 0; i < kSteps; ++i) std::memcpy(&s.part[i], p + i * kShorts, sizeof s.part[i]);
-  return s;
-}
-
-INLINE Shorts shorts(const std::int8_t* halves, std::int16_t factor) {
-  Shorts s;
-#if defined(__AVX512BW__)
-  const __m128i bytes = _mm_loadu_si128((const __m128i*)halves);
-  const auto both = (ShortReg)_mm512_cvtepi8_epi16(_mm256_broadcastsi128_si256(bytes));
-  s.part[0] = (ShortReg)_mm512_mask_blend_epi16(0xffff0000, (__m512i)((both << 12) >> 12),
-                                                (__m512i)(both >> 4));
-#else
-  for (int i = 0; i < kSteps / 2; ++i) {
-    const ShortReg both = widened(halves + i * kShorts);
-    s.part[i] = (both << 12) >> 12;
-    s.part[i + kSteps / 2] = both >> 4;
-  }
-#endif
-#pragma GCC unroll 4
-  for (int i = 0; i < kSteps; ++i) s.part[i] = s.part[i] * factor;
-  return s;
-}
-
-INLINE const std::int8_t* nibbles_of(const Matrix& m, long output) {
-  return static_cast<const std::int8_t*>(m.weights) + output * m.n_blocks() * (kBlock / 2);
-}
-
-struct Outputs {  // of a panel: rows of the weights
-  long first, count;
-  INLINE_MEMBER Outputs(const Matrix& m, long panel) {
-    const long group = panel / ((m.out.stride + kLanes - 1) / kLanes);
-    const long inside = panel * kLanes - group * m.out.stride, left = m.out.size - inside;
-    first = group * m.out.size + inside;
-    count = left < kLanes ? left : kLanes;
-  }
-};
-
-// Sums [output][row] of integers -> y.
-INLINE void finish_sums(const Product& job, long row, long panel, int n_rows,
-                        const std::int32_t* sums) {
-  const Finisher finish(job, panel);
-  for (int t = 0; t < n_rows; ++t) {
-    float lanes[kLanes];
-    for (long o = 0; o < kLanes; ++o) lanes[o] = static_cast<float>(sums[o * n_rows + t]);
-    finish(row + t, load16(lanes) * worth(job, row + t));
-  }
-}
-
-constexpr int kNibbleRows = kRegisters >= 32 ? 4 : 6;  // rows of a block
-
-// The panel's 16 outputs of T rows, P at a time.
+// The same for nibbles, of which a register has four inputs in low halves and four in high ones.
 template <int T>
 void nibble_block(const Product& job, long row, long panel) {
-  constexpr int P = kRegisters >= 32 || T < 4 ? 4 : 2, kSums = (P * T + 3) / 4 * 4;
+  constexpr int S = sums_for(T);
   const Matrix& m = *job.matrix;
-  const Outputs of(m, panel);
-  const long first = of.first, last = first + of.count - 1;
-  const long n_blocks = m.n_blocks(), stride = job.x_stride();
-  const float* x = job.x + row * stride;
-  std::int32_t sums[kLanes * T + kSums - P * T] = {};
-  for (long output = first; output <= last; output += P) {
-    IntReg part[kSums];
+  const long n_blocks = m.n_blocks(), stride = 2 * job.x_stride();
+  const auto* x = reinterpret_cast<const std::int16_t*>(job.x) + row * stride;
+  Vec y[T];
+#pragma GCC unroll 4
+  for (int first = 0; first < kAllSums; first += S) {
+    const std::int8_t* w = panel_of(m, panel) + first * kWidth * 2;
+    const std::uint8_t* factors = m.factors + panel * n_blocks * kLanes + first * kWidth / 2;
+    IntReg sums[T][S];
 #pragma GCC unroll 16
-    for (IntReg& p : part) p = IntReg{};
-    long at[P];  // a row past the last is the last again
-    for (int p = 0; p < P; ++p) at[p] = output + p < last ? output + p : last;
-    for (long b = 0; b < n_blocks; ++b) {
-#pragma GCC unroll 4
-      for (int p = 0; p < P; ++p) {
-        const std::int8_t* halves = nibbles_of(m, at[p]) + b * (kBlock / 2);
-        __builtin_prefetch(halves + 2 * P * n_blocks * (kBlock / 2));  // the rows that come next
-        const Shorts w = shorts(halves, m.factors[at[p] * n_blocks + b]);
-#pragma GCC unroll 6
-        for (int t = 0; t < T; ++t) {
-          const auto* numbers = reinterpret_cast<const std::int16_t*>(x + t * stride);
-          const Shorts x_t = shorts(numbers + b * kBlock);
-#pragma GCC unroll 4
-          for (int i = 0; i < kSteps; ++i)
-            part[p * T + t] = dot(w.part[i], x_t.part[i], part[p * T + t]);
+    for (int i = 0; i < T * S; ++i) sums[i / S][i % S] = IntReg{};
+    for (long b = 0; b < n_blocks; ++b, factors += kLanes) {
+      IntReg part[T][S];
+#pragma GCC unroll 16
+      for (int i = 0; i < T * S; ++i) part[i / S][i % S] = IntReg{};
+#pragma GCC unroll 1
+      for (long k = b * kBlock; k < b * kBlock + kBlock / 2; k += 4, w += 4 * kLanes) {
+        __builtin_prefetch(w + kAhead);
+#pragma GCC unroll 8
+        for (int i = 0; i < S; ++i) {
+          const ShortReg both = widened(w + i * kWidth * 2);
+          const ShortReg low = (both & 15) - 8, high = both >> 4;
+#pragma GCC unroll 8
+          for (int t = 0; t < T; ++t) {
+            const std::int16_t* at = x + t * stride + k;
+            part[t][i] = dot(high, four(at + kBlock / 2), dot(low, four(at), part[t][i]));
+          }
         }
       }
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < kSums; i += 4) totals(part + i, sums + (output - first) * T + i);
-  }
-  finish_sums(job, row, panel, T, sums);
-}
-
-// ---- Nibbles times bytes ---------------------------------------------------------------------
-//
-// For a row alone in its group, to unpack fewer weights where there are products of bytes. Four
-// blocks of 32 inputs are laid out as 64 low bytes, signed, of the first halves of the blocks, then
-// of the second; as many high bytes; and, negative, what the products of each kind with nibbles from
-// 0 to 15 are too much against those from -8 to 7.
-
-#if defined(__AVX2__)
-constexpr long kBlocks = 4, kHalf = kBlock / 2, kPlane = kBlocks * kHalf;
-constexpr long kLaidOut = 6 * kPlane;  // bytes of four blocks
-
-INLINE bool in_bytes(const Matrix& m, long count) {
-  return m.type == Type::i4 && count == 1 && m.in.length() % (kBlocks * kBlock) == 0;
-}
-
-INLINE ByteReg bytes(const void* p) {
-  ByteReg r;
-  std::memcpy(&r, p, sizeof r);
-  return r;
-}
-
-void lay_in_bytes(float* x, long n) {
-  typedef std::int16_t Numbers __attribute__((vector_size(2 * kHalf)));
-  typedef std::int8_t Bytes __attribute__((vector_size(kHalf)));
-  for (long quad = n / (kBlocks * kBlock); quad-- > 0;) {  // grows, so from the end
-    Numbers numbers[2 * kBlocks];
-    std::memcpy(numbers, reinterpret_cast<char*>(x) + quad * sizeof numbers, sizeof numbers);
-    char* out = reinterpret_cast<char*>(x) + quad * kLaidOut;
-    for (long i = 0; i < 2 * kBlocks; ++i) {
-      const auto low = __builtin_convertvector(numbers[i], Bytes);
-      const auto high = __builtin_convertvector(
-          (numbers[i] - __builtin_convertvector(low, Numbers)) >> 8, Bytes);
-      char* at = out + i % 2 * kPlane + i / 2 * kHalf;
-      std::memcpy(at, &low, sizeof low);
-      std::memcpy(at + 2 * kPlane, &high, sizeof high);
-    }
-    for (long i = 0; i < 2 * kPlane; i += sizeof(ByteReg)) {
-      const char* first = out + i / kPlane * 2 * kPlane + i % kPlane;
-      const ByteReg eight = ByteReg{} + 8;
-      const Partial half = add_products(Partial{}, eight, bytes(first));
-      const Partial lacking = -add_products(half, eight, bytes(first + kPlane));
-      std::memcpy(out + 4 * kPlane + i, &lacking, sizeof lacking);
-    }
-  }
-}
-
-// The panel's 16 outputs of one row.
-void nibble_row(const Product& job, long row, long panel) {
-  const Matrix& m = *job.matrix;
-  const Outputs of(m, panel);
-  const long n_blocks = m.n_blocks();
-  const auto* inputs = reinterpret_cast<const char*>(job.x + row * job.x_stride());
-  std::int32_t result[kLanes] = {};
-  for (long o = 0; o < of.count; o += 4) {
-    IntReg four[4];
-    for (long p = 0; p < 4; ++p) {
-      const long output = of.first + (o + p < of.count ? o + p : o);
-      const std::int8_t* w = nibbles_of(m, output);
-      const std::uint8_t* factors = m.factors + output * n_blocks;
-      IntReg low{}, high{};
-      for (long b = 0; b < n_blocks; b += kBlocks) {
-        __builtin_prefetch(w + (8 * n_blocks + b) * kHalf);  // the rows that come next
-        for (long i = 0; i < kPlane; i += sizeof(ByteReg)) {
-          const ByteReg both = bytes(w + b * kHalf + i) ^ (ByteReg{} - 0x78);  // from 0 on
-          const ByteReg first = both & 15, second = (ByteReg)((ShortReg)both >> 4) & 15;
-          const char* in = inputs + b / kBlocks * kLaidOut + i;
-          const auto products = [&](long plane) __attribute__((always_inline)) {
-            const char* at = in + plane * 2 * kPlane;
-            const auto lacking = (Partial)bytes(in + (4 + plane) * kPlane);
-            return (ShortReg)add_products(add_products(lacking, first, bytes(at)), second,
-                                          bytes(at + kPlane));
-          };
-          const ShortReg factor = spread(factors + b + i / kHalf);
-          low = dot(products(0), factor, low);
-          high = dot(products(1), factor, high);
-        }
+#pragma GCC unroll 8
+      for (int i = 0; i < S; ++i) {
+        const IntReg factor = twice(factors + i * kWidth / 2);
+#pragma GCC unroll 8
+        for (int t = 0; t < T; ++t) sums[t][i] += part[t][i] * factor;
       }
-      four[p] = low + (high << 8);
     }
-    totals(four, result + o);
+    take_sums<T, S>(sums, first, y);
   }
-  finish_sums(job, row, panel, 1, result);
+  finish_rows(job, row, panel, y);
 }
-#endif
 
 // ---- Tiles -----------------------------------------------------------------------------------
 //
-// A tile of inputs is 8 rows, of each 64 or 32 low bytes, signed, and what these leave in high bytes;
-// a tile of weights as many inputs of a panel, as they lie. 256 times the sum of the high ones and
-// the sum of the low ones are the exact sum.
+// A tile of inputs is 8 rows, of each 64 or 32 low bytes, signed, and as many high bytes of what
+// these leave; a tile of weights the same inputs of a panel, as they lie. 256 times the sum of the
+// high ones and the sum of the low ones are the exact sum.
 
 #if defined(__AMX_INT8__)
-constexpr long kFewestRows = 5, kLine = 64;  // bytes of a cache line
-constexpr long kTileRows = 8;
+constexpr long kFewestRows = 5, kTileRows = 8, kLine = 64;  // bytes of a cache line
 
 INLINE bool in_tiles(const Matrix& m, long count) {
   return m.type == Type::i8 && count >= kFewestRows;
@@ -782,33 +610,16 @@ void rest() {
 #endif
 }
 
-// Rows done, the last ones: one that is alone.
-long multiply_alone(const Product& job, long n_rows, long first, long last) {
-#if defined(__AVX2__)
-  if (!in_bytes(*job.matrix, n_rows % kGroup)) return 0;
-  for (long panel = first; panel < last; ++panel) nibble_row(job, n_rows - 1, panel);
-  return 1;
-#else
-  (void)job, (void)n_rows, (void)first, (void)last;
-  return 0;
-#endif
-}
-
-void multiply_bytes(const Product& job, long n_rows, long first, long last) {
-  const long before = multiply_tiles(job, n_rows, first, last);
+template <Type type>
+void multiply_integers(const Product& job, long n_rows, long first, long last) {
+  const long before = type == Type::i8 ? multiply_tiles(job, n_rows, first, last) : 0;
   for (long panel = first; panel < last; ++panel)
-    deal(n_rows - before, kByteRows, [&](long row, long count) {
-      with_constant<kByteRows>(
-          count, [&](auto t) { byte_block<decltype(t)::value>(job, before + row, panel); });
-    });
-}
-
-void multiply_nibbles(const Product& job, long n_rows, long first, long last) {
-  const long after = multiply_alone(job, n_rows, first, last);
-  for (long panel = first; panel < last; ++panel)
-    deal(n_rows - after, kNibbleRows, [&](long row, long count) {
-      with_constant<kNibbleRows>(
-          count, [&](auto t) { nibble_block<decltype(t)::value>(job, row, panel); });
+    deal(n_rows - before, kIntegerRows, [&](long row, long count) {
+      with_constant<kIntegerRows>(count, [&](auto t) {
+        constexpr auto block = type == Type::i8 ? byte_block<decltype(t)::value>
+                                                : nibble_block<decltype(t)::value>;
+        block(job, before + row, panel);
+      });
     });
 }
 
@@ -844,9 +655,6 @@ void quantize(const Matrix& reader, float* x, long count) {
 #if defined(__AMX_INT8__)
     if (in_tiles(reader, count)) split_row(x, reader.in);
 #endif
-#if defined(__AVX2__)
-    if (in_bytes(reader, count)) lay_in_bytes(x, reader.in.length());
-#endif
     x[stride - 1] = most / limit;
   }
 }
@@ -855,8 +663,8 @@ void multiply(const Product& job, long n_rows, long first, long last) {
   switch (job.matrix->type) {
     case Type::f32: return multiply_floats<float>(job, n_rows, first, last);
     case Type::f16: return multiply_floats<std::uint16_t>(job, n_rows, first, last);
-    case Type::i8: return multiply_bytes(job, n_rows, first, last);
-    case Type::i4: return multiply_nibbles(job, n_rows, first, last);
+    case Type::i8: return multiply_integers<Type::i8>(job, n_rows, first, last);
+    case Type::i4: return multiply_integers<Type::i4>(job, n_rows, first, last);
   }
 }
 

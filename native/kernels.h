@@ -31,13 +31,12 @@ struct Axis {
 constexpr long kBlock = 32;  // integer weights come in blocks of inputs, the last filled with zeros
 constexpr long kMaxFactor = 63;
 
-// y = W x. Floats and bytes are packed in panels of 16 outputs: [panel][in.span()][16] floats or
-// [panel][inputs / 4][16][4] bytes. Nibbles are rows as they are stored, a block of 32 inputs in 16
-// bytes (input j in the low half of byte j, j + 16 in the high one, both signed), with one factor a
-// block.
+// y = W x, in panels of 16 outputs: [panel][in.span()][16] floats, [panel][inputs / 4][16][4] bytes,
+// or [panel][block][4][16][4] pairs of nibbles: inputs 4 s to 4 s + 3 of a block in the low halves
+// of its step s, 8 greater than they are, and those 16 after them in the high halves, signed.
 struct Matrix {
   const void* weights = nullptr;
-  const std::uint8_t* factors = nullptr;  // 4 bits only: [out][ceil(in / 32)]
+  const std::uint8_t* factors = nullptr;  // 4 bits only: [panel][block][16]
   const float* scale = nullptr;           // [panels * 16] or null: one factor for each output
   const float* bias = nullptr;            // [panels * 16] or null
   Axis in{}, out{};

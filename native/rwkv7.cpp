@@ -183,88 +183,98 @@ class Model::Loader {
     return out;
   }
 
-  // `stem`.weight [out, in] with its optional scale and bias; int4 stays where it is.
+  // `stem`.weight [out, in] with its optional scale and bias.
   Matrix linear(const std::string& stem, const Axis& in, const Axis& out) {
     const std::string name = stem + ".weight";
-    Matrix m{nullptr, nullptr, nullptr, nullptr, in, out, find(name).type};
-    const bool nibbles = m.type == Type::i4;
-    const long row = nibbles ? m.n_blocks() * kBlock / 2 : in.length();
-    const Tensor& tensor = find(name, {out.length(), row});
-    if (!nibbles) m = pack(tensor, in, out, 1, row);
-    if (is_integer(m.type)) m.scale = vectors({name + ".scale"}, panels_of(out));
+    const long blocks = items(in.length(), kBlock);
+    const bool nibbles = find(name).type == Type::i4;
+    const long row = nibbles ? blocks * kBlock / 2 : in.length();
+    Matrix m = matrix(name, find(name, {out.length(), row}), in, out, 1, in.length());
     if (nibbles) {
-      const Tensor& factors = find(name + ".factor", {out.length(), m.n_blocks()});
+      const Tensor& factors = find(name + ".factor", {out.length(), blocks});
       if (factors.type != Type::i4)
         throw std::invalid_argument("tensor '" + name + ".factor' is not of bytes");
-      m.weights = tensor.data;
-      m.factors = static_cast<const std::uint8_t*>(factors.data);
+      m.factors = singles<std::uint8_t>({factors.data, {1, blocks, blocks}, out, 1, blocks});
     }
     if (has(stem + ".bias")) m.bias = vectors({stem + ".bias"}, panels_of(out));
     return m;
   }
 
-  // A LoRA matrix [in, out], which is copied to rows of outputs.
+  // A LoRA matrix [in, out].
   Matrix lora(const std::string& name, const Axis& in, const Axis& out) {
-    const long n_in = in.length(), n_out = out.length();
-    const Tensor& tensor = find(name, {n_in, n_out});
+    const Tensor& tensor = find(name, {in.length(), out.length()});
     if (tensor.type == Type::i4)
       throw std::invalid_argument("tensor '" + name + "' is int4, expected another type");
-    Matrix m = pack(tensor, in, out, n_out, 1);
-    if (is_integer(tensor.type)) m.scale = vectors({name + ".scale"}, panels_of(out));
-    return m;
+    return matrix(name, tensor, in, out, out.length(), 1);
   }
 
  private:
   static Axis panels_of(const Axis& out) { return {out.groups, out.size, padded(out.stride)}; }
 
-  // Element (o, k) of the source is at o * out_step + k * in_step.
-  Matrix pack(const Tensor& tensor, const Axis& in, const Axis& out, long in_step, long out_step) {
+  struct Source {  // element (o, k) is at o * out_step + k * in_step
+    const void* data;
+    Axis in, out;
+    long in_step, out_step;
+  };
+
+  Matrix matrix(const std::string& name, const Tensor& tensor, const Axis& in, const Axis& out,
+                long in_step, long out_step) {
     Matrix m{nullptr, nullptr, nullptr, nullptr, in, out, tensor.type};
+    const Source from{tensor.data, in, out, in_step, out_step};
+    const long filled = m.n_blocks() * kBlock, row = filled / 2;
     switch (m.type) {
-      case Type::f32: m.weights = floats<float>(m, tensor, in_step, out_step); break;
-      case Type::f16: m.weights = floats<std::uint16_t>(m, tensor, in_step, out_step); break;
-      default: m.weights = bytes(m, tensor, in_step, out_step);
+      case Type::f32: m.weights = singles<float>(from); break;
+      case Type::f16: m.weights = singles<std::uint16_t>(from); break;
+      case Type::i8: m.weights = fours(from, filled, 0); break;
+      case Type::i4: m.weights = fours({tensor.data, {1, row, row}, out, 1, row}, row, 8);
     }
+    if (is_integer(m.type)) m.scale = vectors({name + ".scale"}, panels_of(out));
     return m;
   }
 
+  // [panel][k][16]
   template <class E>
-  const E* floats(const Matrix& m, const Tensor& tensor, long in_step, long out_step) {
-    return panels<E>(m, tensor, m.in.span(), out_step, [&](E* panel, const E* from, long count) {
-      for (long g = 0; g < m.in.groups; ++g) {
-        E* to = panel + g * m.in.stride * kLanes;
-        for (long k = g * m.in.size; k < (g + 1) * m.in.size; ++k, to += kLanes)
-          for (long j = 0; j < count; ++j) to[j] = from[k * in_step + j * out_step];
+  const E* singles(const Source& from) {
+    const Axis& in = from.in;
+    return panels<E>(from, in.span(), [&](E* panel, const E* outputs, long count) {
+      for (long g = 0; g < in.groups; ++g) {
+        E* to = panel + g * in.stride * kLanes;
+        for (long k = g * in.size; k < (g + 1) * in.size; ++k, to += kLanes)
+          for (long j = 0; j < count; ++j) to[j] = outputs[k * from.in_step + j * from.out_step];
       }
     });
   }
 
-  const std::int8_t* bytes(const Matrix& m, const Tensor& tensor, long in_step, long out_step) {
-    using Byte = std::int8_t;
-    const long n = m.in.length(), n_packed = m.n_blocks() * kBlock;
-    return panels<Byte>(m, tensor, n_packed, out_step, [&](Byte* to, const Byte* from, long count) {
+  // [panel][k / 4][16][4] bytes, with zeros up to `n_packed` of an output; some bits of each flipped
+  const std::uint8_t* fours(const Source& from, long n_packed, std::uint8_t flipped) {
+    using Byte = std::uint8_t;
+    return panels<Byte>(from, n_packed, [&](Byte* to, const Byte* outputs, long count) {
+      const long n = from.in.length();
       long k = 0;
-      for (; in_step == 1 && k + 4 <= n; k += 4)
+      for (; from.in_step == 1 && k + 4 <= n; k += 4)
         for (long j = 0; j < count; ++j)
-          std::memcpy(to + k * kLanes + j * 4, from + k + j * out_step, 4);
+          std::memcpy(to + k * kLanes + j * 4, outputs + k + j * from.out_step, 4);
       for (; k < n; ++k)
         for (long j = 0; j < count; ++j)
-          to[k / 4 * 4 * kLanes + j * 4 + k % 4] = from[k * in_step + j * out_step];
+          to[k / 4 * 4 * kLanes + j * 4 + k % 4] = outputs[k * from.in_step + j * from.out_step];
+      for (long i = 0; flipped && i < n_packed * kLanes; ++i) to[i] ^= flipped;
     });
   }
 
-  // f(panel, what it takes of the source, how many outputs that are) for each panel of `n_in` inputs.
+  // f(panel, its first output, how many it has) for every panel of `n_packed` elements an output.
   template <class E, class F>
-  const E* panels(const Matrix& m, const Tensor& tensor, long n_in, long out_step, const F& f) {
-    const long in_group = m.n_panels() / m.out.groups;  // a padded group ends with a panel
-    const bool filled = n_in == m.in.length() && m.out.size % kLanes == 0;
-    E* packed = arena_.take<E>(m.n_panels() * n_in * kLanes);
-    pool_.run(m.n_panels(), [&](long panel) {
+  const E* panels(const Source& from, long n_packed, const F& f) {
+    const long n_panels = items(from.out.span(), kLanes);
+    const long in_group = n_panels / from.out.groups;  // a padded group ends with a panel
+    E* packed = arena_.take<E>(n_panels * n_packed * kLanes);
+    pool_.run(n_panels, [&](long panel) {
       const long group = panel / in_group, first = panel % in_group * kLanes;
-      E* to = packed + panel * n_in * kLanes;
-      if (!filled) std::memset(to, 0, n_in * kLanes * sizeof(E));
-      f(to, static_cast<const E*>(tensor.data) + (group * m.out.size + first) * out_step,
-        std::min(kLanes, m.out.size - first));
+      const long count = std::min(kLanes, from.out.size - first);
+      E* to = packed + panel * n_packed * kLanes;
+      if (count < kLanes || n_packed > from.in.length())
+        std::memset(to, 0, n_packed * kLanes * sizeof(E));
+      f(to, static_cast<const E*>(from.data) + (group * from.out.size + first) * from.out_step,
+        count);
     });
     return packed;
   }

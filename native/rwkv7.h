@@ -45,8 +45,8 @@ std::vector<std::string> instruction_sets();
 
 class Model {
  public:
-  // Packs floats and int8; emb.weight and int4 are read in place later. Throws
-  // std::invalid_argument that names the tensor which is missing or of a wrong shape or type.
+  // Packs the weights; emb.weight is read in place later. Throws std::invalid_argument that names
+  // the tensor which is missing or of a wrong shape or type.
   Model(const Dims& dims, const Tensors& tensors, int n_threads, const std::string& instructions);
   ~Model();
 
