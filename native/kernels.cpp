@@ -506,7 +506,7 @@ void nibble_block(const Product& job, long row, long panel) {
 // high ones and the sum of the low ones are the exact sum.
 
 #if defined(__AMX_INT8__)
-constexpr long kFewestRows = 5, kTileRows = 8, kLine = 64;  // bytes of a cache line
+constexpr long kFewestRows = 6, kTileRows = 8, kLine = 64;  // bytes of a cache line
 
 INLINE bool in_tiles(const Matrix& m, long count) {
   return m.type == Type::i8 && count >= kFewestRows;

@@ -144,8 +144,9 @@ def opened(load: Callable[[], Engine], times: int = 5) -> tuple[Engine, Opened]:
     engine.step(state, [0])
     after = memory()
     resident = after.resident - before.resident if before and after else None
-    del state
-    return engine, Opened(seconds(load, 0.0, times), first, resident)
+    del engine, state
+    again = seconds(load, 0.0, times)
+    return load(), Opened(again, first, resident)
 
 
 def reference_song() -> Song:
