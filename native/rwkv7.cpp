@@ -5,6 +5,7 @@
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <new>
 #include <stdexcept>
 
@@ -145,11 +146,14 @@ class Model::Arena {
   std::size_t left_ = 0;
 };
 
-// Checks tensors and copies them to the layout of the kernels.
+// Checks tensors, and then copies them to the layout of the kernels.
 class Model::Loader {
  public:
-  Loader(const Tensors& tensors, Arena& arena, Pool& pool)
-      : tensors_(tensors), arena_(arena), pool_(pool) {}
+  Loader(const Tensors& tensors, Arena& arena) : tensors_(tensors), arena_(arena) {}
+
+  void pack(Pool& pool) {
+    pool.run(static_cast<long>(jobs_.size()), [&](long i) { jobs_[i](); });
+  }
 
   bool has(const std::string& name) const { return tensors_.count(name) != 0; }
 
@@ -235,8 +239,8 @@ class Model::Loader {
   // [panel][k][16]
   template <class E>
   const E* singles(const Source& from) {
-    const Axis& in = from.in;
-    return panels<E>(from, in.span(), [&](E* panel, const E* outputs, long count) {
+    return panels<E>(from, from.in.span(), [=](E* panel, const E* outputs, long count) {
+      const Axis& in = from.in;
       for (long g = 0; g < in.groups; ++g) {
         E* to = panel + g * in.stride * kLanes;
         for (long k = g * in.size; k < (g + 1) * in.size; ++k, to += kLanes)
@@ -248,7 +252,7 @@ class Model::Loader {
   // [panel][k / 4][16][4] bytes, with zeros up to `n_packed` of an output; some bits of each flipped
   const std::uint8_t* fours(const Source& from, long n_packed, std::uint8_t flipped) {
     using Byte = std::uint8_t;
-    return panels<Byte>(from, n_packed, [&](Byte* to, const Byte* outputs, long count) {
+    return panels<Byte>(from, n_packed, [=](Byte* to, const Byte* outputs, long count) {
       const long n = from.in.length();
       long k = 0;
       for (; from.in_step == 1 && k + 4 <= n; k += 4)
@@ -261,13 +265,14 @@ class Model::Loader {
     });
   }
 
-  // f(panel, its first output, how many it has) for every panel of `n_packed` elements an output.
+  // f(panel, its first output, how many it has), later, for each panel of `n_packed` elements an
+  // output. Far apart in memory threads do not wait for each other's fresh pages.
   template <class E, class F>
   const E* panels(const Source& from, long n_packed, const F& f) {
     const long n_panels = items(from.out.span(), kLanes);
     const long in_group = n_panels / from.out.groups;  // a padded group ends with a panel
     E* packed = arena_.take<E>(n_panels * n_packed * kLanes);
-    pool_.run(n_panels, [&](long panel) {
+    const auto pack = [=](long panel) {
       const long group = panel / in_group, first = panel % in_group * kLanes;
       const long count = std::min(kLanes, from.out.size - first);
       E* to = packed + panel * n_packed * kLanes;
@@ -275,13 +280,19 @@ class Model::Loader {
         std::memset(to, 0, n_packed * kLanes * sizeof(E));
       f(to, static_cast<const E*>(from.data) + (group * from.out.size + first) * from.out_step,
         count);
-    });
+    };
+    for (long first = 0; first < n_panels; first += kPanelsPerJob)
+      jobs_.push_back([=] {
+        const long last = std::min(n_panels, first + kPanelsPerJob);
+        for (long panel = first; panel < last; ++panel) pack(panel);
+      });
     return packed;
   }
 
+  static constexpr long kPanelsPerJob = 32;
+  std::vector<std::function<void()>> jobs_;
   const Tensors& tensors_;
   Arena& arena_;
-  Pool& pool_;
 };
 
 // The rows of one pass: `span` tokens of each of B sequences, row = sequence * span + token.
@@ -333,7 +344,7 @@ Model::Model(const Dims& dims, const Tensors& tensors, int n_threads,
   if (dims.head_size < 1 || dims.d_model % dims.head_size)
     throw std::invalid_argument("the head size does not divide the width");
   memory_ = std::make_unique<Arena>();
-  Loader from(tensors, *memory_, pool_);
+  Loader from(tensors, *memory_);
   const Axis width = plain(dims.d_model), hidden = plain(dims.d_ffn);
   const Axis heads{dims.n_head(), dims.head_size, padded(dims.head_size)};
   const Axis w = plain(dims.rank_w), a = plain(dims.rank_a), v = plain(dims.rank_v),
@@ -377,6 +388,7 @@ Model::Model(const Dims& dims, const Tensors& tensors, int n_threads,
   }
   ln_out_ = norm("ln_out", width);
   head_ = from.linear("head", width, vocab);
+  from.pack(pool_);
 }
 
 Model::~Model() = default;
