@@ -4,6 +4,8 @@
 // may be used here: the linker would be free to give the AVX copy to a processor without AVX.
 #include "kernels.h"
 
+#include <cstdlib>
+#include <cstdlib>
 #include <cstring>
 #include <type_traits>
 
@@ -384,6 +386,7 @@ void multiply_floats(const Product& job, long n_rows, long first, long last) {
 // ---- Products of integers --------------------------------------------------------------------
 
 constexpr long kAhead = 3072;  // bytes; the processor's own guess stops at every 4 KB page
+constexpr long kFewestRows = 6;  // for which nibbles are unpacked, and tiles used
 
 INLINE float worth(const Product& job, long row) {  // of one of the row's integers
   return job.x[(row + 1) * job.x_stride() - 1];
@@ -506,10 +509,10 @@ void nibble_block(const Product& job, long row, long panel) {
 // high ones and the sum of the low ones are the exact sum.
 
 #if defined(__AMX_INT8__)
-constexpr long kFewestRows = 6, kTileRows = 8, kLine = 64;  // bytes of a cache line
+constexpr long kTileRows = 8, kLine = 64;  // bytes of a cache line
 
 INLINE bool in_tiles(const Matrix& m, long count) {
-  return m.type == Type::i8 && count >= kFewestRows;
+  return is_integer(m.type) && count >= kFewestRows;
 }
 
 INLINE long tile_inputs(const Matrix& m) { return m.n_blocks() % 2 ? kBlock : 2 * kBlock; }
@@ -623,6 +626,54 @@ void multiply_integers(const Product& job, long n_rows, long first, long last) {
     });
 }
 
+// Memory of a thread, for the panels at hand.
+struct Unpacked {
+  std::int8_t* bytes = nullptr;
+  long size = 0;
+  ~Unpacked() { std::free(bytes); }
+};
+thread_local Unpacked unpacked;
+
+// Panels of nibbles times their factors.
+void unpack(const Matrix& m, long first, long last, std::int8_t* out) {
+  typedef std::int8_t Bytes __attribute__((vector_size(kWidth * 2)));
+  constexpr long kStep = 4 * kLanes, kHalf = kBlock / 2 * kLanes;
+  const std::int8_t* w = panel_of(m, first);
+  const std::uint8_t* factors = m.factors + first * m.n_blocks() * kLanes;
+  for (long b = (last - first) * m.n_blocks(); b > 0; --b) {
+    for (long i = 0; i < kStep; i += sizeof(Bytes)) {
+      const IntReg pair = twice(factors + i / 4);
+      const auto factor = (ShortReg)(pair | pair << 16);
+      for (long at = i; at < kHalf; at += kStep) {
+        __builtin_prefetch(w + at + kAhead);
+        const ShortReg both = widened(w + at);
+        const auto low = __builtin_convertvector(((both & 15) - 8) * factor, Bytes);
+        const auto high = __builtin_convertvector((both >> 4) * factor, Bytes);
+        std::memcpy(out + at, &low, sizeof low);
+        std::memcpy(out + kHalf + at, &high, sizeof high);
+      }
+    }
+    w += kHalf;
+    out += 2 * kHalf;
+    factors += kLanes;
+  }
+}
+
+// Many rows, for which the weights become bytes first.
+void multiply_unpacked(const Product& job, long n_rows, long first, long last) {
+  Matrix m = *job.matrix;
+  const long panel_size = m.n_blocks() * kBlock * kLanes, size = (last - first) * panel_size;
+  if (size > unpacked.size) {
+    std::free(unpacked.bytes);
+    unpacked.bytes = static_cast<std::int8_t*>(std::aligned_alloc(64, size));
+    unpacked.size = size;
+  }
+  unpack(m, first, last, unpacked.bytes);
+  m.weights = unpacked.bytes - first * panel_size;
+  m.type = Type::i8;
+  multiply_integers<Type::i8>({&m, job.x, job.y, job.finish}, n_rows, first, last);
+}
+
 INLINE float greatest(const float* x, long n) {  // magnitude
   Vec most = 0.0f;
   for (long i = 0; i < n; i += kLanes)
@@ -664,7 +715,9 @@ void multiply(const Product& job, long n_rows, long first, long last) {
     case Type::f32: return multiply_floats<float>(job, n_rows, first, last);
     case Type::f16: return multiply_floats<std::uint16_t>(job, n_rows, first, last);
     case Type::i8: return multiply_integers<Type::i8>(job, n_rows, first, last);
-    case Type::i4: return multiply_integers<Type::i4>(job, n_rows, first, last);
+    case Type::i4:
+      if (n_rows >= kFewestRows) return multiply_unpacked(job, n_rows, first, last);
+      return multiply_integers<Type::i4>(job, n_rows, first, last);
   }
 }
 

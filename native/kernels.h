@@ -29,7 +29,7 @@ struct Axis {
 };
 
 constexpr long kBlock = 32;  // integer weights come in blocks of inputs, the last filled with zeros
-constexpr long kMaxFactor = 63;
+constexpr long kMaxFactor = 15;  // of nibbles, so that the product is a byte
 
 // y = W x, in panels of 16 outputs: [panel][in.span()][16] floats, [panel][inputs / 4][16][4] bytes,
 // or [panel][block][4][16][4] pairs of nibbles: inputs 4 s to 4 s + 3 of a block in the low halves
@@ -47,7 +47,7 @@ struct Matrix {
   // Greatest magnitude of 16-bit inputs with which no 32-bit sum overflows, and whose high bytes fit
   // into a byte where the low ones are signed.
   long limit() const {
-    const long most = 2147483647L / ((type == Type::i8 ? 128 : 8 * kMaxFactor) * in.length());
+    const long most = 2147483647L / (128 * in.length());
     constexpr long kSplit = 32639;
     return most < kSplit ? most : kSplit;
   }

@@ -196,8 +196,11 @@ class Model::Loader {
     Matrix m = matrix(name, find(name, {out.length(), row}), in, out, 1, in.length());
     if (nibbles) {
       const Tensor& factors = find(name + ".factor", {out.length(), blocks});
-      if (factors.type != Type::i4)
-        throw std::invalid_argument("tensor '" + name + ".factor' is not of bytes");
+      const auto* factor = static_cast<const std::uint8_t*>(factors.data);
+      const auto fits = [](std::uint8_t f) { return f <= kMaxFactor; };
+      if (factors.type != Type::i4 || !std::all_of(factor, factor + out.length() * blocks, fits))
+        throw std::invalid_argument("tensor '" + name + ".factor' is not of bytes up to " +
+                                    std::to_string(kMaxFactor));
       m.factors = singles<std::uint8_t>({factors.data, {1, blocks, blocks}, out, 1, blocks});
     }
     if (has(stem + ".bias")) m.bias = vectors({stem + ".bias"}, panels_of(out));

@@ -42,10 +42,15 @@ struct Weights {
     const long blocks = (in + kBlock - 1) / kBlock;
     const bool bytes = type == Type::i8 || name == "emb.weight";
     add(name, bytes ? Type::i8 : type, {out, bytes ? in : blocks * kBlock / 2}, 1);
+    for (long i = 0; !bytes && i < out * (blocks * kBlock - in); ++i) {  // the last blocks' filling
+      const long o = i % out, k = in + i / out;
+      char& halves = memory.back()[(o * blocks + k / kBlock) * kBlock / 2 + k % (kBlock / 2)];
+      halves = static_cast<char>(halves & (k % kBlock < kBlock / 2 ? 0xf0 : 0x0f));
+    }
     add(name + ".scale", Type::f32, {out}, size / (bytes ? 127 : 8 * kMaxFactor));
     if (bytes) return;
     add(name + ".factor", type, {out, blocks}, 1);
-    for (char& factor : memory.back()) factor &= 63;
+    for (char& factor : memory.back()) factor &= kMaxFactor;
   }
 };
 

@@ -30,7 +30,7 @@ _WEIGHT_DTYPES = ("<f4", "<f2", "|i1", "|u1")
 _HEADER_LIMIT = 100_000_000  # the format's own limit, so a stray file cannot ask for all memory
 _MATRICES = ("receptance.weight", "key.weight", "value.weight", "output.weight")
 _BLOCK = 32  # inputs of an int4 row that share a factor
-_MAX_FACTOR = 63
+_MAX_FACTOR = 15  # times a half it fits into a byte
 _LORA = tuple(f"att.{c}{i}" for c in "wavg" for i in "12")
 
 
@@ -42,7 +42,7 @@ class Checkpoint:
     official files hold as [i, o], likewise. int4: blocks of 32 inputs in 16 bytes, uint8
     [rows, 16 * blocks]; byte j of a block holds input j in its low half and input j + 16 in its
     high half, both signed; W = half * factor[o, block] * scale[o], with `<name>.factor` uint8
-    [rows, blocks], at most 63; the last block is filled up with zeros.
+    [rows, blocks], at most 15; the last block is filled up with zeros.
     Arrays are read-only views of the memory-mapped file.
     """
 
