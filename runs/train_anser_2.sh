@@ -16,9 +16,9 @@ python -m anser.train.loop "$folder/shards" -o "$folder/base.safetensors" \
   --size base --steps 12000 --device cuda --workers 11 --valid-every 500 --keep \
   --set learning_rate=0.001 weight_decay=1.5 dropout=0.3 context_weight=0.3 ids_per_step=131072
 
-# 3. Average the weights on both sides of the best step, and quantise them to int8 for shipping.
+# 3. Average the weights on both sides of the best step, and quantise them to int4 for shipping.
 python -m anser.train.export "$folder/base-6000.safetensors" "$folder/base-10500.safetensors" \
-  -o "$folder/anser-2.safetensors" --precision int8 --note name=anser-2 licence=Apache-2.0
+  -o "$folder/anser-2.safetensors" --precision int4 --note name=anser-2 licence=Apache-2.0
 
 # 4. Score it on held-out songs beside three baselines.
 python -m anser.evaluate.heldout "$folder/shards" --model "$folder/anser-2.safetensors"

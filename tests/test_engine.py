@@ -382,6 +382,10 @@ def test_weights_that_do_not_fit_are_named():
         engine_of(without, threads=1)
     with pytest.raises(CheckpointError, match=r"'blocks.2.att.w0' is float32 \(59\), expected"):
         engine_of({**good, "blocks.2.att.w0": np.zeros(59, np.float32)}, threads=1)
+    halves = {name: np.zeros((60, 32), np.uint8), f"{name}.scale": np.ones(60, np.float32)}
+    halves[f"{name}.factor"] = np.full((60, 2), 16, np.uint8)
+    with pytest.raises(CheckpointError, match=rf"'{name}.factor' is not of bytes up to 15"):
+        engine_of({**good, **halves}, threads=1)
     lora = "blocks.0.att.w1"
     with pytest.raises(CheckpointError, match=rf"'{lora}.scale' is missing"):
         engine_of({**good, lora: np.zeros((60, 7), np.int8)}, threads=1)

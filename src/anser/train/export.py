@@ -4,7 +4,7 @@ The mean of weights from one run, taken while the learning rate falls, scores be
 them: it is near the middle of where they wander.
 
     python -m anser.train.export base-6000.safetensors base-10500.safetensors \\
-        -o anser-2.safetensors --precision int8 --note licence=Apache-2.0
+        -o anser-2.safetensors --precision int4 --note licence=Apache-2.0
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main() -> None:
     )
     parser.add_argument("trained", type=Path, nargs="+")
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--precision", choices=["fp32", "fp16", "int8", "int4"], default="int8")
+    parser.add_argument("--precision", choices=["fp32", "fp16", "int8", "int4"], default="int4")
     parser.add_argument("--note", nargs="*", default=[], metavar="KEY=TEXT", help="more metadata")
     given = parser.parse_args()
     trained = [checkpoint.load(path) for path in given.trained]
