@@ -5,7 +5,6 @@
 #include "kernels.h"
 
 #include <cstdlib>
-#include <cstdlib>
 #include <cstring>
 #include <type_traits>
 
@@ -36,6 +35,7 @@ constexpr int kWidth = 4, kRegisters = 16;
 typedef float Reg __attribute__((vector_size(kWidth * 4)));
 typedef std::int32_t IntReg __attribute__((vector_size(kWidth * 4)));
 typedef std::int16_t ShortReg __attribute__((vector_size(kWidth * 4)));
+typedef std::int8_t ByteReg __attribute__((vector_size(kWidth * 4)));
 constexpr int kParts = kLanes / kWidth;
 
 INLINE Reg fused(Reg a, Reg b, Reg c) {
@@ -86,6 +86,23 @@ INLINE Reg load(const std::uint16_t* p) {  // IEEE half precision
 
 INLINE void store(float* p, Reg r) { std::memcpy(p, &r, sizeof r); }
 
+INLINE void store_low_bytes(void* out, const Reg* r) {  // of each number of kParts registers
+#if defined(__AVX512F__)
+  _mm_storeu_si128((__m128i*)out, _mm512_cvtepi32_epi8((__m512i)r[0]));
+#elif defined(__AVX2__)
+  const IntReg p = (IntReg)r[0] & 255, q = (IntReg)r[1] & 255;
+  const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32((__m256i)p, (__m256i)q), 0xd8);
+  _mm_storeu_si128((__m128i*)out, _mm_packus_epi16(_mm256_castsi256_si128(words),
+                                                   _mm256_extracti128_si256(words, 1)));
+#else
+  typedef std::int8_t Low __attribute__((vector_size(kWidth)));
+  for (int i = 0; i < kParts; ++i) {
+    const auto low = __builtin_convertvector((IntReg)r[i], Low);
+    std::memcpy(static_cast<char*>(out) + i * kWidth, &low, sizeof low);
+  }
+#endif
+}
+
 INLINE Reg all(float x) { return x - Reg{}; }
 
 typedef float Four __attribute__((vector_size(16)));
@@ -106,67 +123,67 @@ INLINE Four quarter(Reg r, F f) {  // folds the register in halves down to four 
 #endif
 }
 
-INLINE ShortReg widened(const std::int8_t* p) {
-#if defined(__AVX512BW__)
-  return (ShortReg)_mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)p));
-#elif defined(__AVX2__)
-  return (ShortReg)_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)p));
-#else
-  typedef std::int8_t Bytes __attribute__((vector_size(kWidth * 2)));
-  Bytes b;
-  std::memcpy(&b, p, sizeof b);
-  return __builtin_convertvector(b, ShortReg);
-#endif
-}
-
-INLINE IntReg pair_sums(IntReg a, IntReg b) {  // of neighbours in a, then of those in b
-#if defined(__AVX512F__)
-  const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
-  const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
-  return (IntReg)_mm512_permutex2var_epi32((__m512i)a, even, (__m512i)b) +
-         (IntReg)_mm512_permutex2var_epi32((__m512i)a, odd, (__m512i)b);
-#elif defined(__AVX2__)
-  return (IntReg)_mm256_permute4x64_epi64(_mm256_hadd_epi32((__m256i)a, (__m256i)b), 0xd8);
-#elif defined(__ARM_NEON)
-  return (IntReg)vpaddq_s32((int32x4_t)a, (int32x4_t)b);
-#else
-  return IntReg{a[0] + a[1], a[2] + a[3], b[0] + b[1], b[2] + b[3]};
-#endif
-}
-
-INLINE IntReg dot(ShortReg a, ShortReg b, IntReg sums) {  // adds the products of two neighbours
+// Adds the products of four neighbours, unsigned in a and signed in b. Each output of a register of
+// weights has four inputs there.
+INLINE IntReg dot(ByteReg a, ByteReg b, IntReg sums) {
 #if defined(__AVX512VNNI__)
-  return (IntReg)_mm512_dpwssd_epi32((__m512i)sums, (__m512i)a, (__m512i)b);
+  return (IntReg)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)a, (__m512i)b);
 #elif defined(__AVX2__)
-  return sums + (IntReg)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+  const __m256i pairs = _mm256_maddubs_epi16((__m256i)a, (__m256i)b);
+  return sums + (IntReg)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 #elif defined(__ARM_NEON)
-  const int16x8_t p = (int16x8_t)a, q = (int16x8_t)b;
-  return sums + pair_sums((IntReg)vmull_s16(vget_low_s16(p), vget_low_s16(q)),
-                          (IntReg)vmull_s16(vget_high_s16(p), vget_high_s16(q)));
+  const uint8x16_t p = (uint8x16_t)a;
+  const int8x16_t q = (int8x16_t)b;
+  const auto pairs = [](uint8x8_t x, int8x8_t w) {
+    return vpaddlq_s16(vmulq_s16((int16x8_t)vmovl_u8(x), vmovl_s8(w)));
+  };
+  return sums + (IntReg)vpaddq_s32(pairs(vget_low_u8(p), vget_low_s8(q)),
+                                   pairs(vget_high_u8(p), vget_high_s8(q)));
 #else
   const IntReg p = (IntReg)a, q = (IntReg)b;
-  return sums + ((p << 16) >> 16) * ((q << 16) >> 16) + (p >> 16) * (q >> 16);
+  return sums + (p & 255) * ((q << 24) >> 24) + (p >> 8 & 255) * ((q << 16) >> 24) +
+         (p >> 16 & 255) * ((q << 8) >> 24) + (p >> 24 & 255) * (q >> 24);
 #endif
 }
 
-INLINE ShortReg four(const std::int16_t* p) {  // four numbers, over and over
-  typedef std::int64_t LongReg __attribute__((vector_size(kWidth * 4)));
-  std::int64_t numbers;
-  std::memcpy(&numbers, p, sizeof numbers);
-  return (ShortReg)(numbers - LongReg{});
+// The sums of a block of nibbles before they are multiplied by their factors: of two neighbours
+// where 16 bits hold those of a whole block.
+#if defined(__AVX2__) && !defined(__AVX512F__)
+typedef ShortReg BlockSums;
+INLINE BlockSums block_dot(ByteReg a, ByteReg b, BlockSums sums) {
+  return sums + (ShortReg)_mm256_maddubs_epi16((__m256i)a, (__m256i)b);
+}
+INLINE IntReg times(BlockSums sums, IntReg factors) {
+  return (IntReg)_mm256_madd_epi16((__m256i)sums, (__m256i)(factors | factors << 16));
+}
+#else
+typedef IntReg BlockSums;
+INLINE BlockSums block_dot(ByteReg a, ByteReg b, BlockSums sums) { return dot(a, b, sums); }
+INLINE IntReg times(BlockSums sums, IntReg factors) { return sums * factors; }
+#endif
+
+INLINE ByteReg bytes(const void* p) {
+  ByteReg r;
+  std::memcpy(&r, p, sizeof r);
+  return r;
 }
 
-INLINE IntReg twice(const std::uint8_t* p) {  // each number for two neighbours
+INLINE ByteReg four(const std::uint8_t* p) {  // four numbers, over and over
+  std::int32_t numbers;
+  std::memcpy(&numbers, p, sizeof numbers);
+  return (ByteReg)(numbers - IntReg{});
+}
+
+INLINE IntReg widened(const std::uint8_t* p) {
 #if defined(__AVX512F__)
-  const auto numbers = (IntReg)_mm512_cvtepu8_epi64(_mm_loadl_epi64((const __m128i*)p));
-  return numbers | (IntReg)_mm512_slli_epi64((__m512i)numbers, 32);
+  return (IntReg)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p));
 #elif defined(__AVX2__)
-  std::int32_t four;
-  std::memcpy(&four, p, sizeof four);
-  const __m256i numbers = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(four));
-  return (IntReg)_mm256_or_si256(numbers, _mm256_slli_epi64(numbers, 32));
+  return (IntReg)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p));
 #else
-  return IntReg{p[0], p[0], p[1], p[1]};
+  typedef std::uint8_t Bytes __attribute__((vector_size(kWidth)));
+  Bytes b;
+  std::memcpy(&b, p, sizeof b);
+  return __builtin_convertvector(b, IntReg);
 #endif
 }
 
@@ -386,148 +403,132 @@ void multiply_floats(const Product& job, long n_rows, long first, long last) {
 // ---- Products of integers --------------------------------------------------------------------
 
 constexpr long kAhead = 3072;  // bytes; the processor's own guess stops at every 4 KB page
-constexpr long kFewestRows = 6;  // for which nibbles are unpacked, and tiles used
-
-INLINE float worth(const Product& job, long row) {  // of one of the row's integers
-  return job.x[(row + 1) * job.x_stride() - 1];
-}
+constexpr int kIntegerRows = kParts == 1 ? 8 : 6;  // rows of a block
 
 INLINE const std::int8_t* panel_of(const Matrix& m, long panel) {
   const long bytes = m.n_blocks() * kBlock * kLanes / (m.type == Type::i4 ? 2 : 1);
   return static_cast<const std::int8_t*>(m.weights) + panel * bytes;
 }
 
-constexpr int kIntegerRows = kRegisters / 4;  // rows of a block
+// From the sums of a panel's integers, to which those to begin with are added, to y.
+class IntegerFinisher {
+ public:
+  INLINE_MEMBER IntegerFinisher(const Product& job, long panel)
+      : job_(job), finish_(job, panel), start_(job.matrix->start + panel * kLanes) {}
 
-// A register of weights has four inputs of some outputs of a panel, so that of a row's sums only
-// neighbours belong together.
-constexpr int kAllSums = 2 * kParts;
+  INLINE_MEMBER void operator()(long row, const IntReg* sums) const {
+    Vec y;
+#pragma GCC unroll 4
+    for (int i = 0; i < kParts; ++i)
+      y.part[i] = __builtin_convertvector(sums[i] + (IntReg)bytes(start_ + i * kWidth), Reg);
+    finish_(row, y * job_.x[(row + 1) * job_.x_stride() - 1]);
+  }
 
-// Registers of sums that T rows take at a time.
-constexpr int sums_for(int rows) {
-  const int fit = kRegisters / 2 / rows;
-  return fit >= kAllSums ? kAllSums : fit >= kAllSums / 2 ? kAllSums / 2 : 2;
-}
-
-template <int T, int S>
-INLINE void take_sums(const IntReg (&sums)[T][S], int first, Vec* y) {
-#pragma GCC unroll 16
-  for (int i = 0; i < T * S; i += 2)
-    y[i / S].part[(first + i % S) / 2] =
-        __builtin_convertvector(pair_sums(sums[i / S][i % S], sums[i / S][i % S + 1]), Reg);
-}
-
-template <int T>
-INLINE void finish_rows(const Product& job, long row, long panel, const Vec (&y)[T]) {
-  const Finisher finish(job, panel);
-#pragma GCC unroll 8
-  for (int t = 0; t < T; ++t) finish(row + t, y[t] * worth(job, row + t));
-}
+ private:
+  const Product& job_;
+  const Finisher finish_;
+  const std::int32_t* start_;
+};
 
 // A panel's 16 outputs of T rows, U steps of four inputs side by side.
 template <int T>
 void byte_block(const Product& job, long row, long panel) {
-  constexpr int S = sums_for(T), U = S * T >= 8 ? 1 : S * T >= 4 ? 2 : 4;
-  const long n = job.matrix->n_blocks() * kBlock, stride = 2 * job.x_stride();
-  const auto* x = reinterpret_cast<const std::int16_t*>(job.x) + row * stride;
-  Vec y[T];
-#pragma GCC unroll 4
-  for (int first = 0; first < kAllSums; first += S) {
-    const std::int8_t* w = panel_of(*job.matrix, panel) + first * kWidth * 2;
-    IntReg sums[U][T][S];
+  constexpr int U = T * kParts >= 8 ? 1 : 8 / (T * kParts);
+  const long n = job.matrix->n_blocks() * kBlock, stride = 4 * job.x_stride();
+  const auto* x = reinterpret_cast<const std::uint8_t*>(job.x) + row * stride;
+  const std::int8_t* w = panel_of(*job.matrix, panel);
+  IntReg sums[U][T][kParts];
 #pragma GCC unroll 32
-    for (int i = 0; i < U * T * S; ++i) sums[i / (T * S)][i / S % T][i % S] = IntReg{};
-    for (long k = 0; k < n; k += 4 * U)
+  for (int i = 0; i < U * T * kParts; ++i)
+    sums[i / (T * kParts)][i / kParts % T][i % kParts] = IntReg{};
+  for (long k = 0; k < n; k += 4 * U)
+#pragma GCC unroll 8
+    for (int u = 0; u < U; ++u, w += 4 * kLanes) {
+      __builtin_prefetch(w + kAhead);
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) {
+        const ByteReg inputs = four(x + t * stride + k + 4 * u);
 #pragma GCC unroll 4
-      for (int u = 0; u < U; ++u, w += 4 * kLanes) {
-        __builtin_prefetch(w + kAhead);
-#pragma GCC unroll 8
-        for (int i = 0; i < S; ++i) {
-          const ShortReg weights = widened(w + i * kWidth * 2);
-#pragma GCC unroll 8
-          for (int t = 0; t < T; ++t)
-            sums[u][t][i] = dot(weights, four(x + t * stride + k + 4 * u), sums[u][t][i]);
-        }
+        for (int i = 0; i < kParts; ++i)
+          sums[u][t][i] = dot(inputs, bytes(w + i * kWidth * 4), sums[u][t][i]);
       }
+    }
 #pragma GCC unroll 32
-    for (int i = T * S; i < U * T * S; ++i)
-      sums[0][i / S % T][i % S] += sums[i / (T * S)][i / S % T][i % S];
-    take_sums<T, S>(sums[0], first, y);
-  }
-  finish_rows(job, row, panel, y);
+  for (int i = T * kParts; i < U * T * kParts; ++i)
+    sums[0][i / kParts % T][i % kParts] += sums[i / (T * kParts)][i / kParts % T][i % kParts];
+  const IntegerFinisher finish(job, panel);
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) finish(row + t, sums[0][t]);
 }
 
 // The same for nibbles, of which a register has four inputs in low halves and four in high ones.
 template <int T>
 void nibble_block(const Product& job, long row, long panel) {
-  constexpr int S = sums_for(T);
   const Matrix& m = *job.matrix;
-  const long n_blocks = m.n_blocks(), stride = 2 * job.x_stride();
-  const auto* x = reinterpret_cast<const std::int16_t*>(job.x) + row * stride;
-  Vec y[T];
-#pragma GCC unroll 4
-  for (int first = 0; first < kAllSums; first += S) {
-    const std::int8_t* w = panel_of(m, panel) + first * kWidth * 2;
-    const std::uint8_t* factors = m.factors + panel * n_blocks * kLanes + first * kWidth / 2;
-    IntReg sums[T][S];
-#pragma GCC unroll 16
-    for (int i = 0; i < T * S; ++i) sums[i / S][i % S] = IntReg{};
-    for (long b = 0; b < n_blocks; ++b, factors += kLanes) {
-      IntReg part[T][S];
-#pragma GCC unroll 16
-      for (int i = 0; i < T * S; ++i) part[i / S][i % S] = IntReg{};
+  const long n_blocks = m.n_blocks(), stride = 4 * job.x_stride();
+  const auto* x = reinterpret_cast<const std::uint8_t*>(job.x) + row * stride;
+  const std::int8_t* w = panel_of(m, panel);
+  const std::uint8_t* factors = m.factors + panel * n_blocks * kLanes;
+  IntReg sums[T][kParts];
+#pragma GCC unroll 32
+  for (int i = 0; i < T * kParts; ++i) sums[i / kParts][i % kParts] = IntReg{};
+  for (long b = 0; b < n_blocks; ++b, factors += kLanes) {
+    BlockSums part[T][kParts];
+#pragma GCC unroll 32
+    for (int i = 0; i < T * kParts; ++i) part[i / kParts][i % kParts] = BlockSums{};
 #pragma GCC unroll 1
-      for (long k = b * kBlock; k < b * kBlock + kBlock / 2; k += 4, w += 4 * kLanes) {
-        __builtin_prefetch(w + kAhead);
-#pragma GCC unroll 8
-        for (int i = 0; i < S; ++i) {
-          const ShortReg both = widened(w + i * kWidth * 2);
-          const ShortReg low = (both & 15) - 8, high = both >> 4;
-#pragma GCC unroll 8
-          for (int t = 0; t < T; ++t) {
-            const std::int16_t* at = x + t * stride + k;
-            part[t][i] = dot(high, four(at + kBlock / 2), dot(low, four(at), part[t][i]));
-          }
-        }
+    for (long k = b * kBlock; k < b * kBlock + kBlock / 2; k += 4, w += 4 * kLanes) {
+      __builtin_prefetch(w + kAhead);
+      ByteReg low[kParts], high[kParts];
+#pragma GCC unroll 4
+      for (int i = 0; i < kParts; ++i) {
+        const ByteReg both = bytes(w + i * kWidth * 4);
+        low[i] = (both & 15) - 8;
+        high[i] = ((ByteReg)((ShortReg)both >> 4) & 15) - 8;
       }
 #pragma GCC unroll 8
-      for (int i = 0; i < S; ++i) {
-        const IntReg factor = twice(factors + i * kWidth / 2);
-#pragma GCC unroll 8
-        for (int t = 0; t < T; ++t) sums[t][i] += part[t][i] * factor;
+      for (int t = 0; t < T; ++t) {
+        const std::uint8_t* at = x + t * stride + k;
+        const ByteReg first = four(at), second = four(at + kBlock / 2);
+#pragma GCC unroll 4
+        for (int i = 0; i < kParts; ++i)
+          part[t][i] = block_dot(second, high[i], block_dot(first, low[i], part[t][i]));
       }
     }
-    take_sums<T, S>(sums, first, y);
+#pragma GCC unroll 4
+    for (int i = 0; i < kParts; ++i) {
+      const IntReg factor = widened(factors + i * kWidth);
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t) sums[t][i] += times(part[t][i], factor);
+    }
   }
-  finish_rows(job, row, panel, y);
+  const IntegerFinisher finish(job, panel);
+#pragma GCC unroll 8
+  for (int t = 0; t < T; ++t) finish(row + t, sums[t]);
+}
+
+template <Type type>
+void multiply_integers(const Product& job, long n_rows, long first, long last) {
+  for (long panel = first; panel < last; ++panel)
+    deal(n_rows, kIntegerRows, [&](long row, long count) {
+      with_constant<kIntegerRows>(count, [&](auto t) {
+        constexpr auto block = type == Type::i8 ? byte_block<decltype(t)::value>
+                                                : nibble_block<decltype(t)::value>;
+        block(job, row, panel);
+      });
+    });
 }
 
 // ---- Tiles -----------------------------------------------------------------------------------
 //
-// A tile of inputs is 8 rows, of each 64 or 32 low bytes, signed, and as many high bytes of what
-// these leave; a tile of weights the same inputs of a panel, as they lie. 256 times the sum of the
-// high ones and the sum of the low ones are the exact sum.
+// A tile of inputs is 16 rows of 64 or 32 bytes, a tile of weights the same inputs of a panel, both
+// as they lie.
 
 #if defined(__AMX_INT8__)
-constexpr long kTileRows = 8, kLine = 64;  // bytes of a cache line
-
-INLINE bool in_tiles(const Matrix& m, long count) {
-  return is_integer(m.type) && count >= kFewestRows;
-}
+constexpr long kFewestRows = 9;  // for which tiles are used
+constexpr long kLine = 64;       // bytes of a cache line
 
 INLINE long tile_inputs(const Matrix& m) { return m.n_blocks() % 2 ? kBlock : 2 * kBlock; }
-
-// From numbers of 16 bits to low bytes in the row's first half and high ones in its second.
-void split_row(float* x, const Axis& axis) {
-  const auto* numbers = reinterpret_cast<const std::int16_t*>(x);
-  auto* bytes = reinterpret_cast<std::int8_t*>(x);
-  for (long i = 0; i < axis.length(); i += 2 * kLanes) {
-    const __m512i words = _mm512_loadu_si512(numbers + i);
-    const __m512i high = _mm512_srai_epi16(_mm512_add_epi16(words, _mm512_set1_epi16(128)), 8);
-    _mm256_storeu_si256((__m256i*)(bytes + 2 * axis.span() + i), _mm512_cvtepi16_epi8(high));
-    _mm256_storeu_si256((__m256i*)(bytes + i), _mm512_cvtepi16_epi8(words));
-  }
-}
 
 struct Fetch {  // brings pairs of lines into the second cache; the other of a pair comes unasked
   const std::int8_t* next;
@@ -537,15 +538,15 @@ struct Fetch {  // brings pairs of lines into the second cache; the other of a p
   }
 };
 
-// One or two panels for up to 16 rows. What the next step reads is loaded between products.
+// One or two panels for up to 32 rows. What the next step reads is loaded between products.
 void tile_block(const Product& job, long row, long count, long panel, long n_panels, Fetch& fetch) {
   const Matrix& m = *job.matrix;
-  const long n = m.n_blocks() * kBlock, at_once = tile_inputs(m), stride = 2 * job.x_stride();
-  const bool two = count > kTileRows;
+  const long n = m.n_blocks() * kBlock, at_once = tile_inputs(m), stride = 4 * job.x_stride();
+  const bool two = count > kGroup;
   const std::int8_t* w = panel_of(m, panel);
   const std::int8_t* w_next = w + (n_panels - 1) * kLanes * n;
-  const auto* x = reinterpret_cast<const std::int8_t*>(job.x) + row * 2 * stride;
-  const std::int8_t* x_next = x + kTileRows * 2 * stride;
+  const auto* x = reinterpret_cast<const std::uint8_t*>(job.x) + row * stride;
+  const std::uint8_t* x_next = x + kGroup * stride;
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
@@ -556,74 +557,65 @@ void tile_block(const Product& job, long row, long count, long panel, long n_pan
   if (two) _tile_loadd(5, x_next, stride);
   for (long k = at_once; k <= n; k += at_once) {
     const bool more = k < n;
-    _tile_dpbssd(0, 4, 6);
-    _tile_dpbssd(2, 4, 7);
+    _tile_dpbusd(0, 4, 6);
+    _tile_dpbusd(2, 4, 7);
     if (more) _tile_loadd(4, x + k, stride);
-    if (two) _tile_dpbssd(1, 5, 6);
+    if (two) _tile_dpbusd(1, 5, 6);
     if (more) _tile_loadd(6, w + k * kLanes, kLine);
-    if (two) _tile_dpbssd(3, 5, 7);
+    if (two) _tile_dpbusd(3, 5, 7);
     if (more) _tile_loadd(7, w_next + k * kLanes, kLine);
     if (more && two) _tile_loadd(5, x_next + k, stride);
     fetch();
   }
-  alignas(64) IntReg sums[4][kLanes];  // low, high of a row after the other
+  alignas(64) IntReg sums[4][kGroup];
   _tile_stored(0, sums[0], kLine);
   _tile_stored(1, sums[1], kLine);
   _tile_stored(2, sums[2], kLine);
   _tile_stored(3, sums[3], kLine);
   for (long p = 0; p < n_panels; ++p) {
-    const Finisher finish(job, panel + p);
+    const IntegerFinisher finish(job, panel + p);
     const IntReg* of_row = sums[2 * p];
-    for (long t = 0; t < count; ++t, of_row += 2) {
-      Vec y;
-      y.part[0] = __builtin_convertvector(of_row[0] + (of_row[1] << 8), Reg);
-      finish(row + t, y * worth(job, row + t));
-    }
+    for (long t = 0; t < count; ++t) finish(row + t, of_row + t);
   }
 }
-#endif
 
-// Rows done: those of the groups that are laid in tiles.
-long multiply_tiles(const Product& job, long n_rows, long first, long last) {
-#if defined(__AMX_INT8__)
+void multiply_tiles(const Product& job, long n_rows, long first, long last) {
   const Matrix& m = *job.matrix;
-  const long rest = n_rows % kGroup, n_tiled = n_rows - (in_tiles(m, rest) ? 0 : rest);
-  if (n_tiled == 0) return 0;
   const TileShapes* shapes = &kTileShapes[tile_inputs(m) == kBlock];
   if (tile_shapes != shapes) _tile_loadconfig(tile_shapes = shapes);
   // what comes after the panels at hand is fetched evenly over the groups of rows
-  const long n_groups = (n_tiled + kGroup - 1) / kGroup;
+  const long n_groups = (n_rows + 2 * kGroup - 1) / (2 * kGroup);
   const long pairs = (kLanes * tile_inputs(m) / kLine + n_groups - 1) / n_groups;
   Fetch fetch{panel_of(m, n_groups > 1 ? last : first + 2), pairs};
-  for (long row = 0; row < n_tiled; row += kGroup)
+  for (long row = 0; row < n_rows; row += 2 * kGroup)
     for (long panel = first; panel < last; panel += 2)
-      tile_block(job, row, n_tiled - row < kGroup ? n_tiled - row : kGroup, panel,
+      tile_block(job, row, n_rows - row < 2 * kGroup ? n_rows - row : 2 * kGroup, panel,
                  last - panel < 2 ? 1 : 2, fetch);
-  return n_tiled;
-#else
-  (void)job, (void)n_rows, (void)first, (void)last;
-  return 0;
-#endif
 }
 
-void rest() {
-#if defined(__AMX_INT8__)
-  if (tile_shapes) _tile_release();
-  tile_shapes = nullptr;
-#endif
-}
-
-template <Type type>
-void multiply_integers(const Product& job, long n_rows, long first, long last) {
-  const long before = type == Type::i8 ? multiply_tiles(job, n_rows, first, last) : 0;
-  for (long panel = first; panel < last; ++panel)
-    deal(n_rows - before, kIntegerRows, [&](long row, long count) {
-      with_constant<kIntegerRows>(count, [&](auto t) {
-        constexpr auto block = type == Type::i8 ? byte_block<decltype(t)::value>
-                                                : nibble_block<decltype(t)::value>;
-        block(job, before + row, panel);
-      });
-    });
+// Panels of nibbles times their factors.
+void unpack(const Matrix& m, long first, long last, std::int8_t* out) {
+  constexpr long kStep = 4 * kLanes, kHalf = kBlock / 2 * kLanes, kAtOnce = 32;
+  const std::int8_t* w = panel_of(m, first);
+  const std::uint8_t* factors = m.factors + first * m.n_blocks() * kLanes;
+  for (long b = (last - first) * m.n_blocks(); b > 0; --b) {
+    for (long i = 0; i < kStep; i += kAtOnce) {
+      const __m512i eight = _mm512_cvtepu8_epi64(_mm_loadl_epi64((const __m128i*)(factors + i / 4)));
+      const __m512i pair = _mm512_or_si512(eight, _mm512_slli_epi64(eight, 32));
+      const auto factor = (ShortReg)_mm512_or_si512(pair, _mm512_slli_epi32(pair, 16));
+      for (long at = i; at < kHalf; at += kStep) {
+        __builtin_prefetch(w + at + kAhead);
+        const auto both = (ShortReg)_mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i*)(w + at)));
+        const __m512i low = (__m512i)(((both & 15) - 8) * factor);
+        const __m512i high = (__m512i)(((both >> 4) - 8) * factor);
+        _mm256_storeu_si256((__m256i*)(out + at), _mm512_cvtepi16_epi8(low));
+        _mm256_storeu_si256((__m256i*)(out + kHalf + at), _mm512_cvtepi16_epi8(high));
+      }
+    }
+    w += kHalf;
+    out += 2 * kHalf;
+    factors += kLanes;
+  }
 }
 
 // Memory of a thread, for the panels at hand.
@@ -634,44 +626,28 @@ struct Unpacked {
 };
 thread_local Unpacked unpacked;
 
-// Panels of nibbles times their factors.
-void unpack(const Matrix& m, long first, long last, std::int8_t* out) {
-  typedef std::int8_t Bytes __attribute__((vector_size(kWidth * 2)));
-  constexpr long kStep = 4 * kLanes, kHalf = kBlock / 2 * kLanes;
-  const std::int8_t* w = panel_of(m, first);
-  const std::uint8_t* factors = m.factors + first * m.n_blocks() * kLanes;
-  for (long b = (last - first) * m.n_blocks(); b > 0; --b) {
-    for (long i = 0; i < kStep; i += sizeof(Bytes)) {
-      const IntReg pair = twice(factors + i / 4);
-      const auto factor = (ShortReg)(pair | pair << 16);
-      for (long at = i; at < kHalf; at += kStep) {
-        __builtin_prefetch(w + at + kAhead);
-        const ShortReg both = widened(w + at);
-        const auto low = __builtin_convertvector(((both & 15) - 8) * factor, Bytes);
-        const auto high = __builtin_convertvector((both >> 4) * factor, Bytes);
-        std::memcpy(out + at, &low, sizeof low);
-        std::memcpy(out + kHalf + at, &high, sizeof high);
-      }
-    }
-    w += kHalf;
-    out += 2 * kHalf;
-    factors += kLanes;
-  }
-}
-
-// Many rows, for which the weights become bytes first.
+// The weights become bytes first.
 void multiply_unpacked(const Product& job, long n_rows, long first, long last) {
   Matrix m = *job.matrix;
   const long panel_size = m.n_blocks() * kBlock * kLanes, size = (last - first) * panel_size;
   if (size > unpacked.size) {
     std::free(unpacked.bytes);
     unpacked.bytes = static_cast<std::int8_t*>(std::aligned_alloc(64, size));
-    unpacked.size = size;
+    unpacked.size = unpacked.bytes ? size : 0;
   }
+  if (!unpacked.bytes) return multiply_integers<Type::i4>(job, n_rows, first, last);
   unpack(m, first, last, unpacked.bytes);
   m.weights = unpacked.bytes - first * panel_size;
   m.type = Type::i8;
-  multiply_integers<Type::i8>({&m, job.x, job.y, job.finish}, n_rows, first, last);
+  multiply_tiles({&m, job.x, job.y, job.finish}, n_rows, first, last);
+}
+#endif
+
+void rest() {
+#if defined(__AMX_INT8__)
+  if (tile_shapes) _tile_release();
+  tile_shapes = nullptr;
+#endif
 }
 
 INLINE float greatest(const float* x, long n) {  // magnitude
@@ -683,40 +659,45 @@ INLINE float greatest(const float* x, long n) {  // magnitude
   return fold(most, kGreater);
 }
 
-void round_row(float* x, const Axis& axis, float factor) {
-  typedef std::int16_t Low __attribute__((vector_size(kWidth * 2)));
-  auto* out = reinterpret_cast<std::int16_t*>(x);  // never ahead of what is still to be read
-  for (long g = 0; g < axis.groups; ++g) {
+// Rounds a row in place, its bytes never ahead of what is still to be read, and fills its last block.
+void round_row(float* x, const Matrix& reader, float factor, float zero) {
+  const Axis& axis = reader.in;
+  auto* out = reinterpret_cast<std::uint8_t*>(x);
+  for (long g = 0; g < axis.groups; ++g)
     for (long i = 0; i < axis.size; i += kLanes) {
-      const Vec rounded = load16(x + g * axis.stride + i) * factor + 0x1.8p23f;
-      for (int p = 0; p < kParts; ++p) {
-        const auto low = __builtin_convertvector((IntReg)rounded.part[p], Low);
-        std::memcpy(out + g * axis.size + i + p * kWidth, &low, sizeof low);
-      }
+      const Vec rounded = load16(x + g * axis.stride + i) * factor + (zero + 0x1.8p23f);
+      store_low_bytes(out + g * axis.size + i, rounded.part);
     }
-  }
+  const long length = axis.length();
+  std::memset(out + length, static_cast<int>(zero), reader.n_blocks() * kBlock - length);
 }
 
 void quantize(const Matrix& reader, float* x, long count) {
   const long stride = reader.in.span();
-  const auto limit = static_cast<float>(reader.limit());
+  const auto zero = static_cast<float>(zero_of(reader.type)), limit = zero - 1;
   for (long row = 0; row < count; ++row, x += stride) {
     const float most = greatest(x, stride);
-    round_row(x, reader.in, most > 0.0f ? limit / most : 0.0f);
-#if defined(__AMX_INT8__)
-    if (in_tiles(reader, count)) split_row(x, reader.in);
-#endif
+    round_row(x, reader, most > 0.0f ? limit / most : 0.0f, zero);
     x[stride - 1] = most / limit;
   }
 }
 
 void multiply(const Product& job, long n_rows, long first, long last) {
+#if defined(__AMX_INT8__)
+  const bool in_tiles = n_rows >= kFewestRows;
+#endif
   switch (job.matrix->type) {
     case Type::f32: return multiply_floats<float>(job, n_rows, first, last);
     case Type::f16: return multiply_floats<std::uint16_t>(job, n_rows, first, last);
-    case Type::i8: return multiply_integers<Type::i8>(job, n_rows, first, last);
+    case Type::i8:
+#if defined(__AMX_INT8__)
+      if (in_tiles) return multiply_tiles(job, n_rows, first, last);
+#endif
+      return multiply_integers<Type::i8>(job, n_rows, first, last);
     case Type::i4:
-      if (n_rows >= kFewestRows) return multiply_unpacked(job, n_rows, first, last);
+#if defined(__AMX_INT8__)
+      if (in_tiles) return multiply_unpacked(job, n_rows, first, last);
+#endif
       return multiply_integers<Type::i4>(job, n_rows, first, last);
   }
 }

@@ -11,7 +11,7 @@
 namespace anser {
 
 constexpr long kLanes = 16;  // outputs in a panel of weights, floats in a padded unit
-constexpr long kGroup = 16;  // rows whose integers are laid out together
+constexpr long kGroup = 16;  // rows that are multiplied together
 
 static constexpr long padded(long n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
@@ -28,15 +28,22 @@ struct Axis {
   [[gnu::always_inline]] long span() const { return groups * stride; }
 };
 
-constexpr long kBlock = 32;  // integer weights come in blocks of inputs, the last filled with zeros
+constexpr long kBlock = 32;  // integer weights come in blocks of inputs, the last filled up
 constexpr long kMaxFactor = 15;  // of nibbles, so that the product is a byte
 
+// What stands for zero among the inputs of integer weights, which are bytes without sign, of less
+// than twice as much: AVX2 adds two products of bytes in 16 bits; nibbles leave room for one bit more.
+static constexpr long zero_of(Type weights) { return weights == Type::i4 ? 128 : 64; }
+
+constexpr long kMostInputs = 65536;  // of integer weights, so that no 32-bit sum overflows
+
 // y = W x, in panels of 16 outputs: [panel][in.span()][16] floats, [panel][inputs / 4][16][4] bytes,
-// or [panel][block][4][16][4] pairs of nibbles: inputs 4 s to 4 s + 3 of a block in the low halves
-// of its step s, 8 greater than they are, and those 16 after them in the high halves, signed.
+// or [panel][block][4][16][4] pairs of nibbles, each 8 greater than it is: inputs 4 s to 4 s + 3 of
+// a block in the low halves of its step s, and those 16 after them in the high halves.
 struct Matrix {
   const void* weights = nullptr;
   const std::uint8_t* factors = nullptr;  // 4 bits only: [panel][block][16]
+  const std::int32_t* start = nullptr;    // [panels * 16], integers only: less what inputs' zero adds
   const float* scale = nullptr;           // [panels * 16] or null: one factor for each output
   const float* bias = nullptr;            // [panels * 16] or null
   Axis in{}, out{};
@@ -44,17 +51,10 @@ struct Matrix {
 
   long n_panels() const { return (out.span() + kLanes - 1) / kLanes; }
   long n_blocks() const { return (in.length() + kBlock - 1) / kBlock; }
-  // Greatest magnitude of 16-bit inputs with which no 32-bit sum overflows, and whose high bytes fit
-  // into a byte where the low ones are signed.
-  long limit() const {
-    const long most = 2147483647L / (128 * in.length());
-    constexpr long kSplit = 32639;
-    return most < kSplit ? most : kSplit;
-  }
 };
 
 // y[row] = finish(scale * W x[row] + bias); `add` adds to what y holds. Integer weights read x as
-// `quantize` leaves it, called for each kGroup rows. Rows lie as far apart as the axes span.
+// `quantize` leaves it, up to the end of a kGroup of rows. Rows lie as far apart as the axes span.
 struct Product {
   const Matrix* matrix;
   const float* x;
@@ -88,8 +88,8 @@ struct Kernels {
   void (*rest)();
   // out = scale * row over n numbers, zeros after them up to padded(n)
   void (*widen)(const void* row, Type type, float scale, long n, float* out);
-  // rows of x, at most kGroup, <- integers of at most reader.limit(), 16 bits each, without the
-  // padding of groups; the last float of a row becomes what one of its integers is worth
+  // rows of x <- bytes, without the padding of groups, zero_of(reader.type) greater than they are;
+  // the last float of a row becomes what one of them is worth
   void (*quantize)(const Matrix& reader, float* x, long count);
   // out = (x - mean) / sqrt(variance + eps) * weight + bias over n floats
   void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, long n,

@@ -37,7 +37,9 @@ bool works(const Kernels* kernels) {
   if (sigsetjmp(escape, 1) == 0) {
     const std::vector<std::int8_t> ones(kLanes * 64, 1);
     std::vector<float> x(kGroup * 64, 0.5f);
-    const Matrix matrix{ones.data(), nullptr, nullptr, nullptr, {1, 64, 64}, {1, 16, 16}, Type::i8};
+    const std::vector<std::int32_t> start(kLanes, -64 * zero_of(Type::i8));
+    const Matrix matrix{ones.data(), nullptr,     start.data(), nullptr,
+                        nullptr,     {1, 64, 64}, {1, 16, 16},  Type::i8};
     kernels->quantize(matrix, x.data(), kGroup);
     kernels->multiply({&matrix, x.data(), y, Finish::sigmoid}, kGroup, 0, 1);
     kernels->rest();
@@ -149,10 +151,12 @@ class Model::Arena {
 // Checks tensors, and then copies them to the layout of the kernels.
 class Model::Loader {
  public:
-  Loader(const Tensors& tensors, Arena& arena) : tensors_(tensors), arena_(arena) {}
+  Loader(const Tensors& tensors, Arena& arena, const Kernels* kernels)
+      : tensors_(tensors), arena_(arena), kernels_(kernels) {}
 
   void pack(Pool& pool) {
-    pool.run(static_cast<long>(jobs_.size()), [&](long i) { jobs_[i](); });
+    for (const auto& jobs : {packing_, summing_})
+      pool.run(static_cast<long>(jobs.size()), [&](long i) { jobs[i](); });
   }
 
   bool has(const std::string& name) const { return tensors_.count(name) != 0; }
@@ -190,19 +194,9 @@ class Model::Loader {
   // `stem`.weight [out, in] with its optional scale and bias.
   Matrix linear(const std::string& stem, const Axis& in, const Axis& out) {
     const std::string name = stem + ".weight";
-    const long blocks = items(in.length(), kBlock);
     const bool nibbles = find(name).type == Type::i4;
-    const long row = nibbles ? blocks * kBlock / 2 : in.length();
+    const long row = nibbles ? items(in.length(), kBlock) * kBlock / 2 : in.length();
     Matrix m = matrix(name, find(name, {out.length(), row}), in, out, 1, in.length());
-    if (nibbles) {
-      const Tensor& factors = find(name + ".factor", {out.length(), blocks});
-      const auto* factor = static_cast<const std::uint8_t*>(factors.data);
-      const auto fits = [](std::uint8_t f) { return f <= kMaxFactor; };
-      if (factors.type != Type::i4 || !std::all_of(factor, factor + out.length() * blocks, fits))
-        throw std::invalid_argument("tensor '" + name + ".factor' is not of bytes up to " +
-                                    std::to_string(kMaxFactor));
-      m.factors = singles<std::uint8_t>({factors.data, {1, blocks, blocks}, out, 1, blocks});
-    }
     if (has(stem + ".bias")) m.bias = vectors({stem + ".bias"}, panels_of(out));
     return m;
   }
@@ -226,17 +220,35 @@ class Model::Loader {
 
   Matrix matrix(const std::string& name, const Tensor& tensor, const Axis& in, const Axis& out,
                 long in_step, long out_step) {
-    Matrix m{nullptr, nullptr, nullptr, nullptr, in, out, tensor.type};
+    Matrix m{nullptr, nullptr, nullptr, nullptr, nullptr, in, out, tensor.type};
     const Source from{tensor.data, in, out, in_step, out_step};
     const long filled = m.n_blocks() * kBlock, row = filled / 2;
+    if (is_integer(m.type)) {
+      if (in.length() > kMostInputs)
+        throw std::invalid_argument("tensor '" + name + "' has more than " +
+                                    std::to_string(kMostInputs) + " integers a row");
+      m.scale = vectors({name + ".scale"}, panels_of(out));
+    }
     switch (m.type) {
       case Type::f32: m.weights = singles<float>(from); break;
       case Type::f16: m.weights = singles<std::uint16_t>(from); break;
       case Type::i8: m.weights = fours(from, filled, 0); break;
-      case Type::i4: m.weights = fours({tensor.data, {1, row, row}, out, 1, row}, row, 8);
+      case Type::i4:
+        m.weights = fours({tensor.data, {1, row, row}, out, 1, row}, row, 0x88);
+        m.factors = factors(name, m.n_blocks(), out);
     }
-    if (is_integer(m.type)) m.scale = vectors({name + ".scale"}, panels_of(out));
+    if (is_integer(m.type)) m.start = starts(m);
     return m;
+  }
+
+  const std::uint8_t* factors(const std::string& name, long blocks, const Axis& out) {
+    const Tensor& tensor = find(name + ".factor", {out.length(), blocks});
+    const auto* factor = static_cast<const std::uint8_t*>(tensor.data);
+    const auto fits = [](std::uint8_t f) { return f <= kMaxFactor; };
+    if (tensor.type != Type::i4 || !std::all_of(factor, factor + out.length() * blocks, fits))
+      throw std::invalid_argument("tensor '" + name + ".factor' is not of bytes up to " +
+                                  std::to_string(kMaxFactor));
+    return singles<std::uint8_t>({factor, {1, blocks, blocks}, out, 1, blocks});
   }
 
   // [panel][k][16]
@@ -285,17 +297,39 @@ class Model::Loader {
         count);
     };
     for (long first = 0; first < n_panels; first += kPanelsPerJob)
-      jobs_.push_back([=] {
+      packing_.push_back([=] {
         const long last = std::min(n_panels, first + kPanelsPerJob);
         for (long panel = first; panel < last; ++panel) pack(panel);
       });
     return packed;
   }
 
+  // What to begin the sums with: less what the zero of the inputs adds, by a product with ones.
+  const std::int32_t* starts(const Matrix& of) {
+    const long n_panels = of.n_panels();
+    auto* starts = arena_.take<std::int32_t>(n_panels * kLanes);
+    std::fill(starts, starts + n_panels * kLanes, 0);
+    Matrix bare = of;
+    bare.start = starts;
+    bare.scale = nullptr;
+    for (long first = 0; first < n_panels; first += kPanelsPerJob)
+      summing_.push_back([=] {
+        std::vector<float> ones(bare.in.span(), 1.0f), sums(n_panels * kLanes);
+        std::memset(ones.data(), 1, bare.n_blocks() * kBlock);
+        const long last = std::min(n_panels, first + kPanelsPerJob);
+        kernels_->multiply({&bare, ones.data(), sums.data()}, 1, first, last);
+        const auto zero = static_cast<std::int32_t>(zero_of(bare.type));
+        for (long i = first * kLanes; i < last * kLanes; ++i)
+          starts[i] = -zero * static_cast<std::int32_t>(sums[i]);
+      });
+    return starts;
+  }
+
   static constexpr long kPanelsPerJob = 32;
-  std::vector<std::function<void()>> jobs_;
+  std::vector<std::function<void()>> packing_, summing_;
   const Tensors& tensors_;
   Arena& arena_;
+  const Kernels* kernels_;
 };
 
 // The rows of one pass: `span` tokens of each of B sequences, row = sequence * span + token.
@@ -347,7 +381,7 @@ Model::Model(const Dims& dims, const Tensors& tensors, int n_threads,
   if (dims.head_size < 1 || dims.d_model % dims.head_size)
     throw std::invalid_argument("the head size does not divide the width");
   memory_ = std::make_unique<Arena>();
-  Loader from(tensors, *memory_);
+  Loader from(tensors, *memory_, kernels_);
   const Axis width = plain(dims.d_model), hidden = plain(dims.d_ffn);
   const Axis heads{dims.n_head(), dims.head_size, padded(dims.head_size)};
   const Axis w = plain(dims.rank_w), a = plain(dims.rank_a), v = plain(dims.rank_v),
