@@ -155,8 +155,8 @@ class Model::Loader {
       : tensors_(tensors), arena_(arena), kernels_(kernels) {}
 
   void pack(Pool& pool) {
-    for (const auto& jobs : {packing_, summing_})
-      pool.run(static_cast<long>(jobs.size()), [&](long i) { jobs[i](); });
+    for (const auto* jobs : {&packing_, &summing_})
+      pool.run(static_cast<long>(jobs->size()), [&](long i) { (*jobs)[i](); });
   }
 
   bool has(const std::string& name) const { return tensors_.count(name) != 0; }
