@@ -276,7 +276,9 @@ class Model::Loader {
       for (; k < n; ++k)
         for (long j = 0; j < count; ++j)
           to[k / 4 * 4 * kLanes + j * 4 + k % 4] = outputs[k * from.in_step + j * from.out_step];
-      for (long i = 0; flipped && i < n_packed * kLanes; ++i) to[i] ^= flipped;
+      const Byte bits = flipped;  // copies, which what is written cannot change
+      const long size = bits ? n_packed * kLanes : 0;
+      for (long i = 0; i < size; ++i) to[i] ^= bits;
     });
   }
 
