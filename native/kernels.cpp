@@ -600,12 +600,14 @@ void unpack(const Matrix& m, long first, long last, std::int8_t* out) {
   const std::uint8_t* factors = m.factors + first * m.n_blocks() * kLanes;
   for (long b = (last - first) * m.n_blocks(); b > 0; --b) {
     for (long i = 0; i < kStep; i += kAtOnce) {
-      const __m512i eight = _mm512_cvtepu8_epi64(_mm_loadl_epi64((const __m128i*)(factors + i / 4)));
+      const __m128i of_outputs = _mm_loadl_epi64((const __m128i*)(factors + i / 4));
+      const __m512i eight = _mm512_cvtepu8_epi64(of_outputs);
       const __m512i pair = _mm512_or_si512(eight, _mm512_slli_epi64(eight, 32));
       const auto factor = (ShortReg)_mm512_or_si512(pair, _mm512_slli_epi32(pair, 16));
       for (long at = i; at < kHalf; at += kStep) {
         __builtin_prefetch(w + at + kAhead);
-        const auto both = (ShortReg)_mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i*)(w + at)));
+        const __m256i pairs = _mm256_loadu_si256((const __m256i*)(w + at));
+        const auto both = (ShortReg)_mm512_cvtepu8_epi16(pairs);
         const __m512i low = (__m512i)(((both & 15) - 8) * factor);
         const __m512i high = (__m512i)(((both >> 4) - 8) * factor);
         _mm256_storeu_si256((__m256i*)(out + at), _mm512_cvtepi16_epi8(low));
@@ -659,7 +661,7 @@ INLINE float greatest(const float* x, long n) {  // magnitude
   return fold(most, kGreater);
 }
 
-// Rounds a row in place, its bytes never ahead of what is still to be read, and fills its last block.
+// Rounds a row in place, its bytes never ahead of what is to be read, and fills its last block.
 void round_row(float* x, const Matrix& reader, float factor, float zero) {
   const Axis& axis = reader.in;
   auto* out = reinterpret_cast<std::uint8_t*>(x);

@@ -32,18 +32,18 @@ constexpr long kBlock = 32;  // integer weights come in blocks of inputs, the la
 constexpr long kMaxFactor = 15;  // of nibbles, so that the product is a byte
 
 // What stands for zero among the inputs of integer weights, which are bytes without sign, of less
-// than twice as much: AVX2 adds two products of bytes in 16 bits; nibbles leave room for one bit more.
+// than twice as much: AVX2 adds two products of bytes in 16 bits; nibbles leave room for more.
 static constexpr long zero_of(Type weights) { return weights == Type::i4 ? 128 : 64; }
 
 constexpr long kMostInputs = 65536;  // of integer weights, so that no 32-bit sum overflows
 
-// y = W x, in panels of 16 outputs: [panel][in.span()][16] floats, [panel][inputs / 4][16][4] bytes,
+// y = W x, in panels of 16 outputs: [panel][in.span()][16] floats, [panel][inputs / 4][16][4] bytes
 // or [panel][block][4][16][4] pairs of nibbles, each 8 greater than it is: inputs 4 s to 4 s + 3 of
 // a block in the low halves of its step s, and those 16 after them in the high halves.
 struct Matrix {
   const void* weights = nullptr;
   const std::uint8_t* factors = nullptr;  // 4 bits only: [panel][block][16]
-  const std::int32_t* start = nullptr;    // [panels * 16], integers only: less what inputs' zero adds
+  const std::int32_t* start = nullptr;    // [panels * 16], integers only: less what zeros add
   const float* scale = nullptr;           // [panels * 16] or null: one factor for each output
   const float* bias = nullptr;            // [panels * 16] or null
   Axis in{}, out{};
