@@ -147,9 +147,17 @@ INLINE IntReg dot(ByteReg a, ByteReg b, IntReg sums) {
 }
 
 // The sums of a block of nibbles before they are multiplied by their factors: of two neighbours
-// where 16 bits hold those of a whole block.
+// where 16 bits hold those of a whole block. They begin with what makes up for nibbles' being 8
+// greater than they are, the same 32 bits over and over.
 #if defined(__AVX2__) && !defined(__AVX512F__)
 typedef ShortReg BlockSums;
+INLINE std::int32_t less_eights(const std::uint8_t* inputs) {
+  const __m256i block = _mm256_loadu_si256((const __m256i*)inputs);
+  const __m256i eights = _mm256_maddubs_epi16(block, _mm256_set1_epi8(-8));
+  __m128i sums = _mm_add_epi16(_mm256_castsi256_si128(eights), _mm256_extracti128_si256(eights, 1));
+  sums = _mm_add_epi16(sums, _mm_shuffle_epi32(sums, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi16(sums, _mm_shuffle_epi32(sums, 0xb1)));
+}
 INLINE BlockSums block_dot(ByteReg a, ByteReg b, BlockSums sums) {
   return sums + (ShortReg)_mm256_maddubs_epi16((__m256i)a, (__m256i)b);
 }
@@ -158,6 +166,11 @@ INLINE IntReg times(BlockSums sums, IntReg factors) {
 }
 #else
 typedef IntReg BlockSums;
+INLINE std::int32_t less_eights(const std::uint8_t* inputs) {
+  std::int32_t sum = 0;
+  for (long i = 0; i < kBlock; ++i) sum += inputs[i];
+  return -8 * sum;
+}
 INLINE BlockSums block_dot(ByteReg a, ByteReg b, BlockSums sums) { return dot(a, b, sums); }
 INLINE IntReg times(BlockSums sums, IntReg factors) { return sums * factors; }
 #endif
@@ -472,10 +485,12 @@ void nibble_block(const Product& job, long row, long panel) {
   IntReg sums[T][kParts];
 #pragma GCC unroll 32
   for (int i = 0; i < T * kParts; ++i) sums[i / kParts][i % kParts] = IntReg{};
-  for (long b = 0; b < n_blocks; ++b, factors += kLanes) {
+  const std::uint8_t* begin = x + n_blocks * kBlock;
+  for (long b = 0; b < n_blocks; ++b, factors += kLanes, begin += 4) {
     BlockSums part[T][kParts];
 #pragma GCC unroll 32
-    for (int i = 0; i < T * kParts; ++i) part[i / kParts][i % kParts] = BlockSums{};
+    for (int i = 0; i < T * kParts; ++i)
+      part[i / kParts][i % kParts] = (BlockSums)four(begin + i / kParts * stride);
 #pragma GCC unroll 1
     for (long k = b * kBlock; k < b * kBlock + kBlock / 2; k += 4, w += 4 * kLanes) {
       __builtin_prefetch(w + kAhead);
@@ -483,8 +498,8 @@ void nibble_block(const Product& job, long row, long panel) {
 #pragma GCC unroll 4
       for (int i = 0; i < kParts; ++i) {
         const ByteReg both = bytes(w + i * kWidth * 4);
-        low[i] = (both & 15) - 8;
-        high[i] = ((ByteReg)((ShortReg)both >> 4) & 15) - 8;
+        low[i] = both & 15;
+        high[i] = (ByteReg)((ShortReg)both >> 4) & 15;
       }
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t) {
@@ -674,12 +689,22 @@ void round_row(float* x, const Matrix& reader, float factor, float zero) {
   std::memset(out + length, static_cast<int>(zero), reader.n_blocks() * kBlock - length);
 }
 
+// After a row's bytes: what the sums of each block of nibbles begin with.
+void append_eights(float* x, long n_blocks) {
+  auto* row = reinterpret_cast<std::uint8_t*>(x);
+  for (long b = 0; b < n_blocks; ++b) {
+    const std::int32_t eights = less_eights(row + b * kBlock);
+    std::memcpy(row + n_blocks * kBlock + 4 * b, &eights, sizeof eights);
+  }
+}
+
 void quantize(const Matrix& reader, float* x, long count) {
   const long stride = reader.in.span();
   const auto zero = static_cast<float>(zero_of(reader.type)), limit = zero - 1;
   for (long row = 0; row < count; ++row, x += stride) {
     const float most = greatest(x, stride);
     round_row(x, reader, most > 0.0f ? limit / most : 0.0f, zero);
+    if (reader.type == Type::i4) append_eights(x, reader.n_blocks());
     x[stride - 1] = most / limit;
   }
 }

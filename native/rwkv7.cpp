@@ -306,7 +306,7 @@ class Model::Loader {
     return packed;
   }
 
-  // What to begin the sums with: less what the zero of the inputs adds, by a product with ones.
+  // What to begin the sums with: less what the zero of the inputs adds, by a product with zeros.
   const std::int32_t* starts(const Matrix& of) {
     const long n_panels = of.n_panels();
     auto* starts = arena_.take<std::int32_t>(n_panels * kLanes);
@@ -316,13 +316,13 @@ class Model::Loader {
     bare.scale = nullptr;
     for (long first = 0; first < n_panels; first += kPanelsPerJob)
       summing_.push_back([=] {
-        std::vector<float> ones(bare.in.span(), 1.0f), sums(n_panels * kLanes);
-        std::memset(ones.data(), 1, bare.n_blocks() * kBlock);
+        std::vector<float> zeros(bare.in.span()), sums(n_panels * kLanes);
+        kernels_->quantize(bare, zeros.data(), 1);
+        zeros.back() = -1.0f;  // what one of its integers is worth
         const long last = std::min(n_panels, first + kPanelsPerJob);
-        kernels_->multiply({&bare, ones.data(), sums.data()}, 1, first, last);
-        const auto zero = static_cast<std::int32_t>(zero_of(bare.type));
+        kernels_->multiply({&bare, zeros.data(), sums.data()}, 1, first, last);
         for (long i = first * kLanes; i < last * kLanes; ++i)
-          starts[i] = -zero * static_cast<std::int32_t>(sums[i]);
+          starts[i] = static_cast<std::int32_t>(sums[i]);
       });
     return starts;
   }
