@@ -30,8 +30,9 @@ bench: $(STAMPS)/anser  ## measure the model on this machine; benchmarks/ compar
 	$(BIN)/anser bench
 
 ENGINE := native/rwkv7.cpp native/kernels.cpp tests/native/fingerprint.cpp
-ENGINE_FLAGS := -std=c++17 -ffp-contract=off -Wno-psabi -Inative -pthread -DANSER_NAME=portable \
-  -DANSER_KERNELS=kernels_portable
+named = -DANSER_NAME=$(1) -DANSER_KERNELS=kernels_$(1)
+CXX_FLAGS := -std=c++17 -ffp-contract=off -Wno-psabi -Inative -pthread
+ENGINE_FLAGS := $(CXX_FLAGS) $(call named,portable)
 SANITIZE := -O1 -g -march=native -fsanitize=address,undefined -fno-sanitize-recover=all
 
 sanitize:  ## run the engine on random models, and its pool, under AddressSanitizer and UBSan
@@ -41,12 +42,18 @@ sanitize:  ## run the engine on random models, and its pool, under AddressSaniti
 	build/check/sanitize
 	build/check/pool
 
+ARM := aarch64-linux-gnu-g++ $(CXX_FLAGS) -O2 -static
+
 neon:  ## check under qemu that the engine on ARM gives the same bits as here
 	@mkdir -p build/check
 	$(CXX) $(ENGINE_FLAGS) -O2 -mavx2 -mfma -mf16c $(ENGINE) -o build/check/avx2
-	aarch64-linux-gnu-g++ $(ENGINE_FLAGS) -O2 -static $(ENGINE) -o build/check/neon
+	$(ARM) $(call named,dotprod) -march=armv8.2-a+dotprod -c native/kernels.cpp \
+	  -o build/check/dotprod.o
+	$(ARM) $(call named,portable) -DANSER_DOTPROD $(ENGINE) build/check/dotprod.o -o build/check/neon
 	build/check/avx2 > build/check/avx2.txt
-	qemu-aarch64 build/check/neon | diff build/check/avx2.txt - && echo "the same bits"
+	for set in portable dotprod; do \
+	  qemu-aarch64 build/check/neon $$set | diff build/check/avx2.txt - || exit 1; done
+	@echo "the same bits"
 
 pictures: $(STAMPS)/anser  ## draw the pictures of the README anew
 	$(BIN)/anser demo --output build/pictures

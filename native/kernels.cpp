@@ -128,9 +128,13 @@ INLINE Four quarter(Reg r, F f) {  // folds the register in halves down to four 
 INLINE IntReg dot(ByteReg a, ByteReg b, IntReg sums) {
 #if defined(__AVX512VNNI__)
   return (IntReg)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)a, (__m512i)b);
+#elif defined(__AVXVNNI__)
+  return (IntReg)_mm256_dpbusd_avx_epi32((__m256i)sums, (__m256i)a, (__m256i)b);
 #elif defined(__AVX2__)
   const __m256i pairs = _mm256_maddubs_epi16((__m256i)a, (__m256i)b);
   return sums + (IntReg)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+#elif defined(__ARM_FEATURE_DOTPROD)
+  return (IntReg)vdotq_s32((int32x4_t)sums, (int8x16_t)a, (int8x16_t)b);  // a is below 128
 #elif defined(__ARM_NEON)
   const uint8x16_t p = (uint8x16_t)a;
   const int8x16_t q = (int8x16_t)b;
@@ -149,7 +153,7 @@ INLINE IntReg dot(ByteReg a, ByteReg b, IntReg sums) {
 // The sums of a block of nibbles before they are multiplied by their factors: of two neighbours
 // where 16 bits hold those of a whole block. They begin with what makes up for nibbles' being 8
 // greater than they are, the same 32 bits over and over.
-#if defined(__AVX2__) && !defined(__AVX512F__)
+#if defined(__AVX2__) && !defined(__AVX512F__) && !defined(__AVXVNNI__)
 typedef ShortReg BlockSums;
 INLINE std::int32_t less_eights(const std::uint8_t* inputs) {
   const __m256i block = _mm256_loadu_si256((const __m256i*)inputs);
@@ -171,7 +175,13 @@ INLINE std::int32_t less_eights(const std::uint8_t* inputs) {
   for (long i = 0; i < kBlock; ++i) sum += inputs[i];
   return -8 * sum;
 }
-INLINE BlockSums block_dot(ByteReg a, ByteReg b, BlockSums sums) { return dot(a, b, sums); }
+INLINE BlockSums block_dot(ByteReg a, ByteReg b, BlockSums sums) {
+#if defined(__ARM_FEATURE_DOTPROD)
+  return (IntReg)vdotq_u32((uint32x4_t)sums, (uint8x16_t)a, (uint8x16_t)b);
+#else
+  return dot(a, b, sums);
+#endif
+}
 INLINE IntReg times(BlockSums sums, IntReg factors) { return sums * factors; }
 #endif
 

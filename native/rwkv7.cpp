@@ -75,7 +75,12 @@ const std::vector<const Kernels*>& supported_kernels() {
     add(avx512 && tiles_granted(), kernels_amx());
 #endif
     add(avx512, kernels_avx512());
+#if defined(ANSER_AVXVNNI)
+    add(__builtin_cpu_supports("avxvnni") && __builtin_cpu_supports("fma"), kernels_avxvnni());
+#endif
     add(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), kernels_avx2());
+#elif defined(ANSER_DOTPROD)
+    add(true, kernels_dotprod());
 #endif
     add(true, kernels_portable());
     return working;
