@@ -1,6 +1,7 @@
 #include "rwkv7.h"
 
 #include <algorithm>
+#include <array>
 #include <csetjmp>
 #include <csignal>
 #include <cstdlib>
@@ -556,8 +557,10 @@ void Model::multiply(std::initializer_list<Product> products, const Part& part) 
   const auto items_of = [](const Product& p) { return items(p.matrix->n_panels(), kPanelsPerItem); };
   long n_items = 0;
   for (const Product& p : products) n_items += items_of(p);
-  deal(n_items, part.shared, [&](long item) {
-    const Product* p = products.begin();
+  std::array<Product, kMixes> all{};
+  std::copy(products.begin(), products.end(), all.begin());
+  deal(n_items, part.shared, [=](long item) {
+    const Product* p = all.data();
     for (; item >= items_of(*p); ++p) item -= items_of(*p);
     const long first = item * kPanelsPerItem, last = first + kPanelsPerItem;
     Product own = *p;
@@ -585,7 +588,7 @@ void Model::time_mix(long index, const Batch& batch, Rows& rows) {
               {&layer.v2, rows.v_low}},
              part);
   });
-  pool_.run(dims_.n_head(), [&](long h) { head(index, h, batch, rows); });
+  pool_.run(dims_.n_head(), [this, index, batch, rows](long h) { head(index, h, batch, rows); });
   if (index + 1 == dims_.n_layer && !batch.every_token && rows.n_sequences == 1 && rows.span > 2) {
     // No state reads what follows, but for the last row, whose channel mix reads one row back.
     rows.x += (rows.span - 2) * width;

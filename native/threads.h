@@ -7,8 +7,10 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <cstring>
 #include <mutex>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 namespace anser {
@@ -16,7 +18,7 @@ namespace anser {
 class Pool {
  public:
   Pool(int n_threads, void (*before_sleep)())
-      : n_threads_(n_threads), before_sleep_(before_sleep), tickets_(n_threads * kLine) {
+      : n_threads_(n_threads), before_sleep_(before_sleep), shares_(n_threads) {
     for (int i = 1; i < n_threads; ++i) workers_.emplace_back([this, i] { serve(i); });
   }
 
@@ -27,15 +29,17 @@ class Pool {
 
   long n_threads() const { return n_threads_; }
 
-  // f(i) for every i in [0, n), in any order, on any thread; returns when all are done.
+  // f(i) for every i in [0, n), in any order, on any thread; returns when all are done. What f holds
+  // by value reaches the other threads at once, what it refers to one cache line after the other.
   template <class F>
   void run(long n, const F& f) {
+    static_assert(std::is_trivially_copyable<F>::value && sizeof f <= sizeof job_.work, "f is copied");
     if (workers_.empty() || n <= 1 || Clock::now() < alone_until_) {
       for (long i = 0; i < n; ++i) f(i);
       return;
     }
-    call_ = [](const void* work, long i) { (*static_cast<const F*>(work))(i); };
-    work_ = &f;
+    job_.call = [](const void* work, long i) { (*static_cast<const F*>(work))(i); };
+    std::memcpy(job_.work, static_cast<const void*>(&f), sizeof f);
     done_.store(0, std::memory_order_relaxed);
     publish(n, false);
     const long others = n - work(0);
@@ -45,7 +49,7 @@ class Pool {
 
  private:
   using Clock = std::chrono::steady_clock;
-  static constexpr long kLine = 8;  // tickets that share a cache line, were they not kept apart
+  static constexpr long kLine = 64;  // bytes of a cache line
   // how long the idle spin; more than an item takes; how long a caller that had to wait works alone
   static constexpr std::chrono::microseconds kPatience{300}, kStall{500}, kAlone{30000};
 
@@ -69,14 +73,14 @@ class Pool {
     return condition();
   }
 
-  long first_of(long share) const { return share * n_ / n_threads_; }
+  long first_of(long share) const { return share * job_.n / n_threads_; }
 
   void publish(long n, bool stop) {
     if (stop) stop_.store(true);
-    n_ = n;
+    job_.n = n;
     round_ += std::uint64_t{1} << 32;
     for (long i = n_threads_; i-- > 0;)
-      tickets_[i * kLine].store(round_ | (first_of(i + 1) - first_of(i)));
+      shares_[i].ticket.store(round_ | (first_of(i + 1) - first_of(i)));
     if (sleeping_.load() && sleeping_.exchange(false)) {  // woken once, however late they come
       { std::lock_guard<std::mutex> lock(mutex_); }
       wake_.notify_all();
@@ -85,13 +89,13 @@ class Pool {
 
   // A ticket holds the round and the items left in it, so a claim made with an old round fails.
   bool claim(long share) {
-    std::atomic<std::uint64_t>& word = tickets_[share * kLine];
+    std::atomic<std::uint64_t>& word = shares_[share].ticket;
     std::uint64_t ticket = word.load(std::memory_order_acquire);
     do {
       if (static_cast<std::uint32_t>(ticket) == 0) return false;
     } while (!word.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel,
                                          std::memory_order_acquire));
-    call_(work_, first_of(share + 1) - static_cast<long>(static_cast<std::uint32_t>(ticket)));
+    job_.call(job_.work, first_of(share + 1) - static_cast<long>(static_cast<std::uint32_t>(ticket)));
     return true;
   }
 
@@ -105,10 +109,16 @@ class Pool {
 
   void serve(long self) {
     for (;;) {
-      const std::uint64_t seen = tickets_[self * kLine].load() >> 32;
+      const std::uint64_t seen = shares_[self].ticket.load() >> 32;
       if (stop_.load()) return;  // after `seen`: the stop behind it is a change that wakes
+      for (long i = 0; i < static_cast<long>(sizeof job_); i += kLine)
+        __builtin_prefetch(reinterpret_cast<const char*>(&job_) + i);
+      __builtin_prefetch(&done_, 1);
       if (const long done = work(self)) done_.fetch_add(done, std::memory_order_release);
-      const auto changed = [&] { return tickets_[self * kLine].load() >> 32 != seen; };
+      const auto changed = [&] {
+        __builtin_prefetch(&shares_[self].ticket, 1);  // to be claimed from
+        return shares_[self].ticket.load() >> 32 != seen;
+      };
       if (wait(kPatience, changed)) continue;
       before_sleep_();
       std::unique_lock<std::mutex> lock(mutex_);
@@ -116,18 +126,26 @@ class Pool {
     }
   }
 
+  struct alignas(kLine) Share {  // apart, since whoever writes a line takes it from the others
+    std::atomic<std::uint64_t> ticket{0};
+  };
+
+  struct alignas(kLine) Job {
+    void (*call)(const void* work, long item);
+    long n;
+    alignas(16) char work[6 * kLine - 16];  // a copy of f
+  };
+
   std::vector<std::thread> workers_;
   const long n_threads_;
   void (*const before_sleep_)();
-  std::vector<std::atomic<std::uint64_t>> tickets_;  // of each thread, the caller's first
-  alignas(64) std::atomic<long> done_{0};
+  std::vector<Share> shares_;  // of each thread, the caller's first
+  Job job_{};
+  alignas(kLine) std::atomic<long> done_{0};
   std::atomic<bool> sleeping_{false};  // whether somebody may be
   std::atomic<bool> stop_{false};
   std::uint64_t round_ = 0;
-  long n_ = 0;
   Clock::time_point alone_until_{};
-  void (*call_)(const void*, long) = nullptr;
-  const void* work_ = nullptr;
   std::mutex mutex_;
   std::condition_variable wake_;
 };

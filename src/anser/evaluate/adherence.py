@@ -131,7 +131,7 @@ def outcomes(
     if any({*HELD} & {*wish.asked()} for wish in asked.values()):
         requests[HELD_TO] = request
     if group == "alone" and (rules := rules_for(asked)):
-        requests[AS_RULE] = replace(request, rules=rules)
+        requests[AS_RULE] = replace(request, rules=rules, sampling=Sampling(loosely=True))
     prefixes = PrefixCache(engine)
     found: dict[str, dict[Cell, Controls]] = {}
     for condition, one in requests.items():
