@@ -677,17 +677,12 @@ void rest() {
 #endif
 }
 
-INLINE float greatest(const float* x, long n) {  // magnitude
-  Vec most = 0.0f;
-  for (long i = 0; i < n; i += kLanes)
-    most = map([](Reg m, Reg v) {  // magnitudes compare as integers do
-      return (Reg)kGreater((IntReg)v & 0x7fffffff, (IntReg)m);
-    }, most, load16(x + i));
-  return fold(most, kGreater);
+INLINE Vec greater(const Vec& most, const Vec& v) {  // magnitude; these compare as integers do
+  return map([](Reg m, Reg x) { return (Reg)kGreater((IntReg)x & 0x7fffffff, (IntReg)m); }, most, v);
 }
 
-// Rounds a row in place, its bytes never ahead of what is to be read, and fills its last block.
-void round_row(float* x, const Matrix& reader, float factor, float zero) {
+// Writes a row's bytes, which are never ahead of what is to be read, and fills its last block.
+void write_bytes(float* x, const Matrix& reader, float factor, float zero) {
   const Axis& axis = reader.in;
   auto* out = reinterpret_cast<std::uint8_t*>(x);
   for (long g = 0; g < axis.groups; ++g)
@@ -708,14 +703,19 @@ void append_eights(float* x, long n_blocks) {
   }
 }
 
+void round_row(const Matrix& reader, float* x, float most) {
+  const auto zero = static_cast<float>(zero_of(reader.type)), limit = zero - 1;
+  write_bytes(x, reader, most > 0.0f ? limit / most : 0.0f, zero);
+  if (reader.type == Type::i4) append_eights(x, reader.n_blocks());
+  x[reader.in.span() - 1] = most / limit;
+}
+
 void quantize(const Matrix& reader, float* x, long count) {
   const long stride = reader.in.span();
-  const auto zero = static_cast<float>(zero_of(reader.type)), limit = zero - 1;
   for (long row = 0; row < count; ++row, x += stride) {
-    const float most = greatest(x, stride);
-    round_row(x, reader, most > 0.0f ? limit / most : 0.0f, zero);
-    if (reader.type == Type::i4) append_eights(x, reader.n_blocks());
-    x[stride - 1] = most / limit;
+    Vec most = 0.0f;
+    for (long i = 0; i < stride; i += kLanes) most = greater(most, load16(x + i));
+    round_row(reader, x, fold(most, kGreater));
   }
 }
 
@@ -780,11 +780,16 @@ void layer_norm(const float* x, const float* weight, const float* bias, float ep
   }
 }
 
-void lerp(const float* now, const float* before, const float* mix, long n, float* out) {
+void blend(const Matrix& reader, const float* now, const float* before, const float* mix,
+           float* out) {
+  const long n = reader.in.span();
+  Vec most = 0.0f;
   for (long i = 0; i < n; i += kLanes) {
-    const Vec u = load16(now + i);
-    store16(out + i, fused(load16(before + i) - u, load16(mix + i), u));
+    const Vec u = load16(now + i), v = fused(load16(before + i) - u, load16(mix + i), u);
+    store16(out + i, v);
+    most = greater(most, v);
   }
+  if (is_integer(reader.type)) round_row(reader, out, fold(most, kGreater));
 }
 
 // From the LoRA products to what the recurrence reads, in place: w becomes the decay, k the
@@ -890,7 +895,7 @@ void head(const HeadWeights& weights, HeadRows rows, long n_rows, long n, float*
 
 const Kernels* ANSER_KERNELS() {
   static const Kernels table = {TEXT(ANSER_NAME), multiply, rest,       widen,
-                                quantize,         layer_norm, lerp, head};
+                                quantize,         layer_norm, blend, head};
   return &table;
 }
 

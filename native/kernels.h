@@ -94,8 +94,9 @@ struct Kernels {
   // out = (x - mean) / sqrt(variance + eps) * weight + bias over n floats
   void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, long n,
                      float* out);
-  // out = now + (before - now) * mix over padded(n) floats
-  void (*lerp)(const float* now, const float* before, const float* mix, long n, float* out);
+  // out = now + (before - now) * mix, all as the inputs of the reader lie, and as it takes them
+  void (*blend)(const Matrix& reader, const float* now, const float* before, const float* mix,
+                float* out);
   // time mix of one head between the LoRA products and the output projection; state [n][padded(n)]
   // (key, value) is updated in place, and the one that comes next brought into the cache
   void (*head)(const HeadWeights& weights, HeadRows rows, long n_rows, long n, float* state,

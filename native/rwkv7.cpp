@@ -527,18 +527,15 @@ void Model::shift(float* states, const float* u, const Rows& rows) {
 // A blend of u with the u one token earlier for each of the `readers`, none for one without inputs.
 void Model::mix(const float* all, const float* mixes, std::initializer_list<const Matrix*> readers,
                 const Rows& rows, const Part& part) {
-  const long d = dims_.d_model, width = padded(d);
-  const long n_readers = static_cast<long>(readers.size());
+  const long width = padded(dims_.d_model), n_readers = static_cast<long>(readers.size());
   each_group(n_readers, part, [&](long i, long first, long count) {
     const Matrix* reader = readers.begin()[i];
     if (reader->in.length() == 0) return;
     for (long row = first; row < first + count; ++row) {
       const float* u = all + row * width;
       const float* before = row % rows.span ? u - width : rows.before + row / rows.span * width;
-      kernels_->lerp(u, before, mixes + i * width, d, rows.mixed[i] + row * width);
+      kernels_->blend(*reader, u, before, mixes + i * width, rows.mixed[i] + row * width);
     }
-    if (is_integer(reader->type))
-      kernels_->quantize(*reader, rows.mixed[i] + first * width, count);
   });
 }
 
