@@ -74,6 +74,8 @@ INLINE Reg load(const std::uint16_t* p) {  // IEEE half precision
   return (Reg)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
 #elif defined(__AVX2__)
   return (Reg)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+#elif defined(__ARM_NEON)
+  return (Reg)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
 #else
   typedef std::uint16_t Halves __attribute__((vector_size(kWidth * 2)));
   Halves h;
