@@ -345,6 +345,23 @@ def test_edits_leave_all_other_events_as_they_are(events, additions, chance):
     assert [e for e in rest if e not in added] == [e for e in kept if e not in added]
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(EVENTS, min_size=1, max_size=4), st.data())
+def test_an_edited_file_is_indexed_as_if_it_were_read(tracks, data):
+    short = [[(delta % 30_000, *event) for delta, *event in track] for track in tracks]
+    chunks, _ = zip(*map(spelled, short), strict=True)
+    midi = read(mthd(n_tracks=len(tracks)) + b"XFIH\0\0\0\2ab".join(chunks) + b"behind")
+    gone = data.draw(st.lists(st.booleans(), min_size=len(midi.events), max_size=len(midi.events)))
+    gone = np.array(gone) & (midi.events["data1"] % 2 == 0)
+    gone[[chunk.end_event - 1 for chunk in midi.chunks]] = False
+    number = data.draw(st.integers(0, len(tracks) - 1))
+    after = edited(midi, gone, {number: [Insertion(7, b"\x90\x3c\x40")]})
+    again = read(after.data)
+    assert after.chunks == again.chunks
+    assert (after.events == again.events).all()
+    assert (after.format, after.division) == (again.format, again.division)
+
+
 def test_insertions_go_before_or_behind_what_is_at_their_tick():
     midi = read(mthd() + mtrk(dump("0a b0 07 40  00 07 50  00 ff 2f 00")))
     new = [Insertion(10, b"\x90\x3c\x40"), Insertion(10, b"\x80\x3c\x40", before=True)]

@@ -9,6 +9,7 @@ an end-of-track event inside its chunk is kept but not read.
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -106,6 +107,43 @@ def read(data: bytes, name: str = "MIDI file") -> MidiFile:
         chunks.append(TrackChunk(start, end, first, len(offsets)))
     events = _columns(padded, np.array(offsets, np.int32), chunks, ends)
     return MidiFile(data, file_format, division, tuple(chunks), events)
+
+
+def with_bodies(midi: MidiFile, bodies: Mapping[int, bytes]) -> MidiFile:
+    """Return the file with other events in some of its MTrks; only these are read.
+
+    `bodies` maps the number of an MTrk to the bytes behind its header. Raises MidiError, with
+    track and byte of the body, on anything that is damaged.
+    """
+    pieces: list[bytes] = []
+    offsets: list[NDArray[np.int32]] = []
+    ends: list[int] = []
+    chunks: list[TrackChunk] = []
+    copied = shift = first = 0
+    for number, chunk in enumerate(midi.chunks):
+        start = chunk.start + shift
+        if number in bodies:
+            body, begin = bodies[number], start + 8
+            pieces += [midi.data[copied : chunk.start + 4], len(body).to_bytes(4, "big"), body]
+            copied = chunk.end
+            shift += len(body) - (chunk.end - chunk.body)
+            found: list[int] = []
+            jumps = _jumps(np.frombuffer(body + bytes(8), np.uint8), len(body)).tolist()
+            try:
+                ends.append(begin + _walk(body, jumps, 0, len(body), found))
+            except MidiError as damage:
+                raise MidiError(f"edited file, track {number + 1}, {damage}") from None
+            offsets.append(np.array(found, np.int32) + begin)
+        else:
+            events = midi.chunk_events(number)
+            offsets.append(events["start"] + np.int32(shift))
+            ends.append(int(events["end"][-1]) + shift)
+        chunks.append(TrackChunk(start, chunk.end + shift, first, first + len(offsets[-1])))
+        first = chunks[-1].end_event
+    data = b"".join([*pieces, midi.data[copied:]])
+    padded = np.frombuffer(data + bytes(8), np.uint8)
+    events = _columns(padded, np.concatenate(offsets), chunks, ends)
+    return MidiFile(data, midi.format, midi.division, tuple(chunks), events)
 
 
 def _read_header(data: bytes, name: str) -> tuple[int, int, int, int]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anser.errors import MidiError
-from anser.midi import MidiFile, TrackChunk, read
+from anser.midi import MidiFile, TrackChunk, with_bodies
 
 LARGEST_DELTA = (1 << 28) - 1  # four bytes of seven bits
 
@@ -34,18 +34,13 @@ def edited(
     `inserted` has the new events of each chunk; those of one tick keep their order. All other
     events keep tick and message; end-of-track moves only if a new event lies behind it.
     """
-    pieces = []
-    at = 0
+    bodies = {}
     for number, chunk in enumerate(midi.chunks):
         insertions = inserted.get(number, ())
         gone = removed[chunk.first_event : chunk.end_event]
-        if not insertions and not gone.any():
-            continue
-        body = _spell_chunk(midi, chunk, gone, insertions)
-        pieces += [midi.data[at : chunk.start + 4], len(body).to_bytes(4, "big"), body]
-        at = chunk.end
-    pieces.append(midi.data[at:])
-    return read(b"".join(pieces), "edited file")
+        if insertions or gone.any():
+            bodies[number] = _spell_chunk(midi, chunk, gone, insertions)
+    return with_bodies(midi, bodies)
 
 
 def _spell_chunk(

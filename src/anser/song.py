@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from anser import meter, midi_edit
 from anser.errors import MidiError, SelectionError
-from anser.fitting import Obstacles
+from anser.fitting import NEVER, Obstacles
 from anser.meter import Bars
 from anser.midi import MidiFile, read, read_file, write_file
 from anser.notes import NOTE, parts_of, sounded_notes
@@ -152,8 +152,12 @@ def _fitted(
 ) -> dict[int, NDArray[np.void]]:
     """Fit the new notes between those of the sounded ones (SOUNDED) that stay."""
     fitting: dict[int, NDArray[np.void]] = {}
+    new = np.concatenate([np.zeros(0, NOTE), *notes.values()])
+    first, last = new["onset"].min(initial=NEVER), (new["onset"] + new["duration"]).max(initial=0)
+    begin, end = sounded["onset"], sounded["onset"] + sounded["duration"]
+    meets = (begin <= last) & ((end >= first) | (sounded["off"] < 0))
     heard = np.isin(sounded["channel"], [song.tracks[track].channel for track in notes])
-    obstacles = Obstacles(song.midi, sounded, staying & heard)
+    obstacles = Obstacles(song.midi, sounded, staying & meets & heard)
     for track in sorted(notes):
         _check_notes(song, selection, track, notes[track])
         home = song.tracks[track]
