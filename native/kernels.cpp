@@ -125,8 +125,8 @@ INLINE Four quarter(Reg r, F f) {  // folds the register in halves down to four 
 #endif
 }
 
-// Adds the products of four neighbours, unsigned in a and signed in b. Each output of a register of
-// weights has four inputs there.
+// Adds the products of four neighbours, unsigned in a (below 128 with weights of 8 bits) and signed
+// in b. Each output of a register of weights has four inputs there.
 INLINE IntReg dot(ByteReg a, ByteReg b, IntReg sums) {
 #if defined(__AVX512VNNI__)
   return (IntReg)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)a, (__m512i)b);
@@ -136,7 +136,7 @@ INLINE IntReg dot(ByteReg a, ByteReg b, IntReg sums) {
   const __m256i pairs = _mm256_maddubs_epi16((__m256i)a, (__m256i)b);
   return sums + (IntReg)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 #elif defined(__ARM_FEATURE_DOTPROD)
-  return (IntReg)vdotq_s32((int32x4_t)sums, (int8x16_t)a, (int8x16_t)b);  // a is below 128
+  return (IntReg)vdotq_s32((int32x4_t)sums, (int8x16_t)a, (int8x16_t)b);
 #elif defined(__ARM_NEON)
   const uint8x16_t p = (uint8x16_t)a;
   const int8x16_t q = (int8x16_t)b;
@@ -154,7 +154,7 @@ INLINE IntReg dot(ByteReg a, ByteReg b, IntReg sums) {
 
 // The sums of a block of nibbles before they are multiplied by their factors: of two neighbours
 // where 16 bits hold those of a whole block. They begin with what makes up for nibbles' being 8
-// greater than they are, the same 32 bits over and over.
+// greater than they are, the same 32 bits over and over. Nothing in a or b is negative.
 #if defined(__AVX2__) && !defined(__AVX512F__) && !defined(__AVXVNNI__)
 typedef ShortReg BlockSums;
 INLINE std::int32_t less_eights(const std::uint8_t* inputs) {
@@ -680,7 +680,8 @@ void rest() {
 }
 
 INLINE Vec greater(const Vec& most, const Vec& v) {  // magnitude; these compare as integers do
-  return map([](Reg m, Reg x) { return (Reg)kGreater((IntReg)x & 0x7fffffff, (IntReg)m); }, most, v);
+  return map([](Reg m, Reg x) { return (Reg)kGreater((IntReg)x & 0x7fffffff, (IntReg)m); },
+             most, v);
 }
 
 // Writes a row's bytes, which are never ahead of what is to be read, and fills its last block.

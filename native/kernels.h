@@ -94,7 +94,7 @@ struct Kernels {
   // out = (x - mean) / sqrt(variance + eps) * weight + bias over n floats
   void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, long n,
                      float* out);
-  // out = now + (before - now) * mix, all as the inputs of the reader lie, and as it takes them
+  // out = now + (before - now) * mix over reader.in.span() floats, for integers quantized
   void (*blend)(const Matrix& reader, const float* now, const float* before, const float* mix,
                 float* out);
   // time mix of one head between the LoRA products and the output projection; state [n][padded(n)]

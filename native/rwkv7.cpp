@@ -554,7 +554,7 @@ void Model::multiply(std::initializer_list<Product> products, const Part& part) 
   const auto items_of = [](const Product& p) { return items(p.matrix->n_panels(), kPanelsPerItem); };
   long n_items = 0;
   for (const Product& p : products) n_items += items_of(p);
-  std::array<Product, kMixes> all{};
+  std::array<Product, kMixes> all{};  // held by value, as Pool::run would have it
   std::copy(products.begin(), products.end(), all.begin());
   deal(n_items, part.shared, [=](long item) {
     const Product* p = all.data();

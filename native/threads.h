@@ -29,11 +29,11 @@ class Pool {
 
   long n_threads() const { return n_threads_; }
 
-  // f(i) for every i in [0, n), in any order, on any thread; returns when all are done. What f holds
-  // by value reaches the other threads at once, what it refers to one cache line after the other.
+  // f(i) for every i in [0, n), in any order, on any thread; returns when all are done. What f
+  // holds by value reaches the other threads at once, what it refers to a cache line at a time.
   template <class F>
   void run(long n, const F& f) {
-    static_assert(std::is_trivially_copyable<F>::value && sizeof f <= sizeof job_.work, "f is copied");
+    static_assert(std::is_trivially_copyable<F>::value && sizeof f <= sizeof job_.work, "copied");
     if (workers_.empty() || n <= 1 || Clock::now() < alone_until_) {
       for (long i = 0; i < n; ++i) f(i);
       return;
@@ -95,7 +95,8 @@ class Pool {
       if (static_cast<std::uint32_t>(ticket) == 0) return false;
     } while (!word.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel,
                                          std::memory_order_acquire));
-    job_.call(job_.work, first_of(share + 1) - static_cast<long>(static_cast<std::uint32_t>(ticket)));
+    const long left = static_cast<std::uint32_t>(ticket);
+    job_.call(job_.work, first_of(share + 1) - left);
     return true;
   }
 
