@@ -33,6 +33,7 @@ ENGINE := native/rwkv7.cpp native/kernels.cpp tests/native/fingerprint.cpp
 named = -DANSER_NAME=$(1) -DANSER_KERNELS=kernels_$(1)
 CXX_FLAGS := -std=c++17 -ffp-contract=off -Wno-psabi -Inative -pthread
 ENGINE_FLAGS := $(CXX_FLAGS) $(call named,portable)
+ARM := aarch64-linux-gnu-g++ $(CXX_FLAGS) -O2 -static
 SANITIZE := -O1 -g -march=native -fsanitize=address,undefined -fno-sanitize-recover=all
 
 sanitize:  ## run the engine on random models, and its pool, under AddressSanitizer and UBSan
@@ -41,8 +42,6 @@ sanitize:  ## run the engine on random models, and its pool, under AddressSaniti
 	$(CXX) $(ENGINE_FLAGS) $(SANITIZE) tests/native/pool.cpp -o build/check/pool
 	build/check/sanitize
 	build/check/pool
-
-ARM := aarch64-linux-gnu-g++ $(CXX_FLAGS) -O2 -static
 
 neon:  ## check under qemu that the engine on ARM gives the same bits as here
 	@mkdir -p build/check

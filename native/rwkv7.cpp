@@ -312,7 +312,8 @@ class Model::Loader {
     return packed;
   }
 
-  // What to begin the sums with: less what the zero of the inputs adds, by a product with zeros.
+  // What to begin the sums with: less what the zero of the inputs adds, by a product with zeros. A
+  // float holds it exactly: a power of two times a sum of weights, which is at most 2^23.
   const std::int32_t* starts(const Matrix& of) {
     const long n_panels = of.n_panels();
     auto* starts = arena_.take<std::int32_t>(n_panels * kLanes);

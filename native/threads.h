@@ -112,6 +112,7 @@ class Pool {
     for (;;) {
       const std::uint64_t seen = shares_[self].ticket.load() >> 32;
       if (stop_.load()) return;  // after `seen`: the stop behind it is a change that wakes
+      // all that the work begins with, asked for at once
       for (long i = 0; i < static_cast<long>(sizeof job_); i += kLine)
         __builtin_prefetch(reinterpret_cast<const char*>(&job_) + i);
       __builtin_prefetch(&done_, 1);
