@@ -21,7 +21,7 @@ namespace anser {
 namespace {
 
 constexpr float kLayerNormEps = 1e-5f;
-constexpr long kChunkRows = 128;    // rows of a prefill chunk
+constexpr long kChunkRows = 128;    // of a prompt; half of it where several threads read
 constexpr long kMixes = 7;          // what the projections and LoRAs read of a row; v twice
 constexpr long kPanelsPerItem = 4;  // what a thread claims at once
 constexpr long kFew = 3;            // rows that are not worth the attention of other threads
@@ -344,6 +344,7 @@ class Model::Loader {
 // The rows of one pass: `span` tokens of each of B sequences, row = sequence * span + token.
 struct Model::Rows {
   long n_sequences, span, count, token;  // token: where the pass begins in the batch
+  bool shared;                           // by all threads, or one thread's own
   float *x, *u, *u2, *before, *mixed[kMixes];  // u is of time mix, u2 of channel mix
   float *r, *w, *k, *v, *a, *v_mix, *g, *y, *v_first;  // [count, H * padded(N)]
   float *w_low, *a_low, *v_low, *g_low, *hidden;
@@ -375,12 +376,7 @@ struct Model::Rows {
     states = base + used;
     return used + heads * d.head_size;
   }
-};
 
-// Some of the rows of a pass: one thread's own, or all, which threads share.
-struct Model::Part {
-  long first, count;
-  bool shared;
   bool many() const { return shared && count > kFew; }
 };
 
@@ -435,44 +431,56 @@ Model::Model(const Dims& dims, const Tensors& tensors, int n_threads,
   ln_out_ = norm("ln_out", width);
   head_ = from.linear("head", width, vocab);
   from.pack(pool_);
+  reached_ = std::vector<std::atomic<long>>(dims.n_layer);
 }
 
 Model::~Model() = default;
 
+// Of a long prompt each thread reads chunks of its own, a layer behind the chunk before; the rows of
+// others are dealt out. What one core wrote reaches another slowly: this way only states change hands.
 void Model::forward(const Batch& batch) {
   const std::lock_guard<std::mutex> turn(turn_);
-  const long most = std::max(1L, kChunkRows / batch.n_sequences);
-  for (long token = 0; token < batch.n_tokens; token += most) {
-    Rows rows{};
-    rows.n_sequences = batch.n_sequences;
-    rows.span = std::min(most, batch.n_tokens - token);
-    rows.count = rows.n_sequences * rows.span;
-    rows.token = token;
-    const std::size_t needed = rows.place(dims_, nullptr) + kLanes;
-    if (scratch_.size() < needed) scratch_.assign(needed, 0.0f);
-    const auto address = reinterpret_cast<std::uintptr_t>(scratch_.data());
-    rows.place(dims_, reinterpret_cast<float*>((address + 63) / 64 * 64));
+  const long b = batch.n_sequences, n_tokens = batch.n_tokens;
+  const long readers = std::clamp(n_tokens / items(2 * kGroup, b), 1L, pool_.n_threads());
+  const long most = std::max(1L, (readers > 1 ? kChunkRows / 2 : kChunkRows) / b);
+  const long n_chunks = items(n_tokens, most * readers) * readers;
+  Rows form{};
+  form.n_sequences = b;
+  form.span = items(n_tokens, n_chunks);
+  form.count = b * form.span;
+  form.shared = readers == 1;
+  const long needed = form.place(dims_, nullptr);
+  if (scratch_.size() < static_cast<std::size_t>(readers * needed + kLanes))
+    scratch_.assign(readers * needed + kLanes, 0.0f);
+  const auto address = reinterpret_cast<std::uintptr_t>(scratch_.data());
+  float* const scratch = reinterpret_cast<float*>((address + 63) / 64 * 64);
 
-    embed(batch, rows);
-    for (long layer = 0; layer < dims_.n_layer; ++layer) {
-      time_mix(layer, batch, rows);
-      channel_mix(layer, batch, rows);
+  std::atomic<long> next{0};
+  for (auto& reached : reached_) reached.store(0, std::memory_order_relaxed);
+  const auto read_on = [&](long reader) {
+    for (Rows rows = form; (rows.token = form.span * next.fetch_add(1)) < n_tokens;) {
+      rows.span = std::min(form.span, n_tokens - rows.token);
+      rows.count = b * rows.span;
+      rows.place(dims_, scratch + reader * needed);
+      read(batch, rows);
     }
-    if (batch.every_token || token + most >= batch.n_tokens) read_out(batch, rows);
-  }
+  };
+  pool_.run(readers, read_on, false);
   kernels_->rest();
 }
 
-// Of many rows each thread has its own, from one recurrence to the next: what one core wrote reaches
-// another slowly, and few meetings cost little.
-template <class F>
-void Model::each_part(const Rows& rows, const F& f) {
-  const long groups = items(rows.count, kGroup), parts = std::min(pool_.n_threads(), groups / 2);
-  if (parts <= 1) return f(Part{0, rows.count, true});
-  pool_.run(parts, [&](long part) {
-    const long first = part * groups / parts * kGroup, end = (part + 1) * groups / parts * kGroup;
-    f(Part{first, std::min(rows.count, end) - first, false});
-  });
+// One chunk, through all layers; in each its states are those after the chunk before.
+void Model::read(const Batch& batch, Rows& rows) {
+  const long end = rows.token + rows.span;
+  embed(batch, rows);
+  for (long layer = 0; layer < dims_.n_layer; ++layer) {
+    std::atomic<long>& reached = reached_[layer];
+    Pool::await([&] { return reached.load(std::memory_order_acquire) == rows.token; });
+    time_mix(layer, batch, rows);
+    channel_mix(layer, batch, rows);
+    reached.store(end, std::memory_order_release);
+  }
+  if (batch.every_token || end == batch.n_tokens) read_out(batch, rows);
 }
 
 // f(i) for every i of n.
@@ -482,20 +490,19 @@ void Model::deal(long n, bool among_threads, const F& f) {
   for (long i = 0; i < n; ++i) f(i);
 }
 
-// f(i, first row, rows) for every i of n and every group of rows.
+// f(i, first row, count) for every i of n and every group of rows.
 template <class F>
-void Model::each_group(long n, const Part& part, const F& f) {
-  deal(n * items(part.count, kGroup), part.many(), [&](long item) {
+void Model::each_group(long n, const Rows& rows, const F& f) {
+  deal(n * items(rows.count, kGroup), rows.many(), [&](long item) {
     const long row = item / n * kGroup;
-    f(item % n, part.first + row, std::min(kGroup, part.count - row));
+    f(item % n, row, std::min(kGroup, rows.count - row));
   });
 }
 
 void Model::embed(const Batch& batch, const Rows& rows) {
   const long d = dims_.d_model, width = padded(d);
   const long bytes = d * (embedding_.type == Type::f32 ? 4 : embedding_.type == Type::f16 ? 2 : 1);
-  const Part all{0, rows.count, true};
-  deal(rows.count, all.many(), [&](long row) {
+  deal(rows.count, rows.many(), [&](long row) {
     const long b = row / rows.span, t = rows.token + row % rows.span;
     const std::int64_t id = batch.ids[b * batch.n_tokens + t];
     float* x = rows.x + row * width;
@@ -503,13 +510,13 @@ void Model::embed(const Batch& batch, const Rows& rows) {
                     embedding_scale_ ? embedding_scale_[id] : 1.0f, d, x);
     if (ln0_) kernels_->layer_norm(x, ln0_, ln0_ + width, kLayerNormEps, d, x);
   });
-  norm(layers_[0].ln1, rows.u, rows, all);
+  norm(layers_[0].ln1, rows.u, rows);
 }
 
-void Model::norm(const float* ln, float* u, const Rows& rows, const Part& part) {
+void Model::norm(const float* ln, float* u, const Rows& rows) {
   const long width = padded(dims_.d_model);
-  deal(part.count, part.many(), [&](long i) {
-    const long at = (part.first + i) * width;
+  deal(rows.count, rows.many(), [&](long row) {
+    const long at = row * width;
     kernels_->layer_norm(rows.x + at, ln, ln + width, kLayerNormEps, dims_.d_model, u + at);
   });
 }
@@ -527,9 +534,9 @@ void Model::shift(float* states, const float* u, const Rows& rows) {
 
 // A blend of u with the u one token earlier for each of the `readers`, none for one without inputs.
 void Model::mix(const float* all, const float* mixes, std::initializer_list<const Matrix*> readers,
-                const Rows& rows, const Part& part) {
+                const Rows& rows) {
   const long width = padded(dims_.d_model), n_readers = static_cast<long>(readers.size());
-  each_group(n_readers, part, [&](long i, long first, long count) {
+  each_group(n_readers, rows, [&](long i, long first, long count) {
     const Matrix* reader = readers.begin()[i];
     if (reader->in.length() == 0) return;
     for (long row = first; row < first + count; ++row) {
@@ -541,30 +548,27 @@ void Model::mix(const float* all, const float* mixes, std::initializer_list<cons
 }
 
 // The rows in the form in which their readers take them.
-void Model::quantize(std::initializer_list<Read> reads, const Part& part) {
+void Model::quantize(std::initializer_list<Read> reads, const Rows& rows) {
   const auto rounds = [](const Read& read) { return is_integer(read.first->type); };
   if (std::none_of(reads.begin(), reads.end(), rounds)) return;
-  each_group(static_cast<long>(reads.size()), part, [&](long i, long row, long count) {
+  each_group(static_cast<long>(reads.size()), rows, [&](long i, long row, long count) {
     const auto [reader, x] = reads.begin()[i];
     if (is_integer(reader->type)) kernels_->quantize(*reader, x + row * reader->in.span(), count);
   });
 }
 
 // Products beside each other; the panels of shared rows are dealt out together.
-void Model::multiply(std::initializer_list<Product> products, const Part& part) {
+void Model::multiply(std::initializer_list<Product> products, const Rows& rows) {
   const auto items_of = [](const Product& p) { return items(p.matrix->n_panels(), kPanelsPerItem); };
   long n_items = 0;
   for (const Product& p : products) n_items += items_of(p);
   std::array<Product, kMixes> all{};  // held by value, as Pool::run would have it
   std::copy(products.begin(), products.end(), all.begin());
-  deal(n_items, part.shared, [=](long item) {
+  deal(n_items, rows.shared, [=, count = rows.count](long item) {
     const Product* p = all.data();
     for (; item >= items_of(*p); ++p) item -= items_of(*p);
     const long first = item * kPanelsPerItem, last = first + kPanelsPerItem;
-    Product own = *p;
-    own.x += part.first * own.x_stride();
-    own.y += part.first * own.y_stride();
-    kernels_->multiply(own, part.count, first, std::min(p->matrix->n_panels(), last));
+    kernels_->multiply(*p, count, first, std::min(p->matrix->n_panels(), last));
   });
 }
 
@@ -572,32 +576,29 @@ void Model::time_mix(long index, const Batch& batch, Rows& rows) {
   const Layer& layer = layers_[index];
   const long d = dims_.d_model, width = padded(d), heads = dims_.n_head() * padded(dims_.head_size);
   shift(batch.shift + index * 2 * d, rows.u, rows);
-  each_part(rows, [&](const Part& part) {
-    mix(rows.u, layer.mixes,
-        {&layer.receptance, &layer.w1, &layer.key, &layer.value, &layer.a1, &layer.g1, &layer.v1},
-        rows, part);
-    float* const* x = rows.mixed;
-    multiply({{&layer.receptance, x[0], rows.r}, {&layer.w1, x[1], rows.w_low, Finish::tanh},
-              {&layer.key, x[2], rows.k}, {&layer.value, x[3], rows.v},
-              {&layer.v1, x[6], rows.v_low}, {&layer.a1, x[4], rows.a_low},
-              {&layer.g1, x[5], rows.g_low, Finish::sigmoid}},
-             part);
-    quantize({{&layer.w2, rows.w_low}, {&layer.a2, rows.a_low}, {&layer.g2, rows.g_low},
-              {&layer.v2, rows.v_low}},
-             part);
-  });
-  pool_.run(dims_.n_head(), [this, index, batch, rows](long h) { head(index, h, batch, rows); });
+  mix(rows.u, layer.mixes,
+      {&layer.receptance, &layer.w1, &layer.key, &layer.value, &layer.a1, &layer.g1, &layer.v1},
+      rows);
+  float* const* x = rows.mixed;
+  multiply({{&layer.receptance, x[0], rows.r}, {&layer.w1, x[1], rows.w_low, Finish::tanh},
+            {&layer.key, x[2], rows.k}, {&layer.value, x[3], rows.v},
+            {&layer.v1, x[6], rows.v_low}, {&layer.a1, x[4], rows.a_low},
+            {&layer.g1, x[5], rows.g_low, Finish::sigmoid}},
+           rows);
+  quantize({{&layer.w2, rows.w_low}, {&layer.a2, rows.a_low}, {&layer.g2, rows.g_low},
+            {&layer.v2, rows.v_low}},
+           rows);
+  deal(dims_.n_head(), rows.shared,
+       [this, index, batch, rows](long h) { head(index, h, batch, rows); });
   if (index + 1 == dims_.n_layer && !batch.every_token && rows.n_sequences == 1 && rows.span > 2) {
     // No state reads what follows, but for the last row, whose channel mix reads one row back.
     rows.x += (rows.span - 2) * width;
     rows.y += (rows.span - 2) * heads;
     rows.count = rows.span = 2;
   }
-  each_part(rows, [&](const Part& part) {
-    quantize({{&layer.output, rows.y}}, part);
-    multiply({{&layer.output, rows.y, rows.x, Finish::add}}, part);
-    norm(layer.ln2, rows.u2, rows, part);
-  });
+  quantize({{&layer.output, rows.y}}, rows);
+  multiply({{&layer.output, rows.y, rows.x, Finish::add}}, rows);
+  norm(layer.ln2, rows.u2, rows);
 }
 
 // One head of every sequence: the second LoRA products, then the recurrence.
@@ -642,16 +643,14 @@ void Model::head(long index, long h, const Batch& batch, const Rows& rows) {
 void Model::channel_mix(long index, const Batch& batch, const Rows& rows) {
   const Layer& layer = layers_[index];
   shift(batch.shift + (index * 2 + 1) * dims_.d_model, rows.u2, rows);
-  each_part(rows, [&](const Part& part) {
-    mix(rows.u2, layer.ffn_mix, {&layer.ffn_key}, rows, part);
-    multiply({{&layer.ffn_key, rows.mixed[0], rows.hidden, Finish::relu_squared}}, part);
-    quantize({{&layer.ffn_value, rows.hidden}}, part);
-    multiply({{&layer.ffn_value, rows.hidden, rows.x, Finish::add}}, part);
-    if (index + 1 < dims_.n_layer) norm(layers_[index + 1].ln1, rows.u, rows, part);
-  });
+  mix(rows.u2, layer.ffn_mix, {&layer.ffn_key}, rows);
+  multiply({{&layer.ffn_key, rows.mixed[0], rows.hidden, Finish::relu_squared}}, rows);
+  quantize({{&layer.ffn_value, rows.hidden}}, rows);
+  multiply({{&layer.ffn_value, rows.hidden, rows.x, Finish::add}}, rows);
+  if (index + 1 < dims_.n_layer) norm(layers_[index + 1].ln1, rows.u, rows);
 }
 
-void Model::read_out(const Batch& batch, const Rows& rows) {
+void Model::read_out(const Batch& batch, Rows& rows) {
   const long width = padded(dims_.d_model), vocab = dims_.n_vocab;
   const long span = batch.every_token ? rows.span : 1;  // rows read of each sequence
   const bool together = span == batch.n_tokens || !batch.every_token;  // rows of the answer
@@ -662,10 +661,10 @@ void Model::read_out(const Batch& batch, const Rows& rows) {
       kernels_->layer_norm(rows.x + (b * rows.span + t) * width, ln_out_, ln_out_ + width,
                            kLayerNormEps, dims_.d_model, rows.u + i * width);
     }
-    const Part read{0, count, true};
-    quantize({{&head_, rows.u}}, read);
+    rows.count = count;
+    quantize({{&head_, rows.u}}, rows);
     float* logits = batch.logits + (group * batch.n_tokens + (together ? 0 : rows.token)) * vocab;
-    multiply({{&head_, rows.u, logits}}, read);
+    multiply({{&head_, rows.u, logits}}, rows);
   }
 }
 

@@ -4,6 +4,7 @@
 // channel mix; r w k v a g as in the paper; S the state of one head, transposed: [N key, N value].
 #pragma once
 
+#include <atomic>
 #include <initializer_list>
 #include <memory>
 #include <mutex>
@@ -61,26 +62,24 @@ class Model {
   class Loader;
   struct Layer;
   struct Rows;
-  struct Part;
   using Read = std::pair<const Matrix*, float*>;  // what multiplies rows, and the rows
 
   template <class F>
-  void each_part(const Rows& rows, const F& f);
-  template <class F>
   void deal(long n, bool among_threads, const F& f);
   template <class F>
-  void each_group(long n, const Part& part, const F& f);
+  void each_group(long n, const Rows& rows, const F& f);
+  void read(const Batch& batch, Rows& rows);
   void embed(const Batch& batch, const Rows& rows);
   void time_mix(long layer, const Batch& batch, Rows& rows);
   void head(long layer, long head, const Batch& batch, const Rows& rows);
   void channel_mix(long layer, const Batch& batch, const Rows& rows);
-  void read_out(const Batch& batch, const Rows& rows);
-  void norm(const float* ln, float* u, const Rows& rows, const Part& part);
+  void read_out(const Batch& batch, Rows& rows);
+  void norm(const float* ln, float* u, const Rows& rows);
   void shift(float* states, const float* u, const Rows& rows);
   void mix(const float* u, const float* mixes, std::initializer_list<const Matrix*> readers,
-           const Rows& rows, const Part& part);
-  void quantize(std::initializer_list<Read> reads, const Part& part);
-  void multiply(std::initializer_list<Product> products, const Part& part);
+           const Rows& rows);
+  void quantize(std::initializer_list<Read> reads, const Rows& rows);
+  void multiply(std::initializer_list<Product> products, const Rows& rows);
 
   Dims dims_;
   const Kernels* kernels_;
@@ -93,6 +92,7 @@ class Model {
   std::vector<Layer> layers_;
   Matrix head_;
   std::vector<float> scratch_;
+  std::vector<std::atomic<long>> reached_;  // up to which token each layer's states have come
 };
 
 }  // namespace anser

@@ -31,10 +31,11 @@ class Pool {
 
   // f(i) for every i in [0, n), in any order, on any thread; returns when all are done. What f
   // holds by value reaches the other threads at once, what it refers to a cache line at a time.
+  // Of `brief` items none is worth a long wait.
   template <class F>
-  void run(long n, const F& f) {
+  void run(long n, const F& f, bool brief = true) {
     static_assert(std::is_trivially_copyable<F>::value && sizeof f <= sizeof job_.work, "copied");
-    if (workers_.empty() || n <= 1 || Clock::now() < alone_until_) {
+    if (workers_.empty() || n <= 1 || (brief && Clock::now() < alone_until_)) {
       for (long i = 0; i < n; ++i) f(i);
       return;
     }
@@ -44,7 +45,14 @@ class Pool {
     publish(n, false);
     const long others = n - work(0);
     const auto complete = [&] { return done_.load(std::memory_order_acquire) == others; };
-    while (!wait(kStall, complete)) alone_until_ = Clock::now() + kAlone;
+    while (!wait(kStall, complete))
+      if (brief) alone_until_ = Clock::now() + kAlone;
+  }
+
+  // Returns once the condition is true, by what another thread does.
+  template <class F>
+  static void await(const F& condition) {
+    while (!condition()) wait(kStall, condition);
   }
 
  private:

@@ -189,13 +189,14 @@ def test_step_prefill_batch_and_threads_give_the_same_bits(dims, instructions, p
         np.testing.assert_array_equal(both.step(group, ids[:, t]), logits[:, t])
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_a_prompt_in_pieces_leaves_the_same_bits(precision):
+def test_a_prompt_in_pieces_leaves_the_same_bits(precision, threads):
     tensors, ids = quantize(random_tensors(ODD), precision), random_ids(ODD, (1, 261))
-    engine = engine_of(tensors, threads=2)
+    engine = engine_of(tensors, threads=threads)
     state = engine.new_state()
     stepped = [(engine.step(state, ids[:, t]), state.copy()) for t in range(261)]
-    for length in (1, 2, 3, 4, 63, 64, 127, 128, 129, 130, 255, 256, 257, 261):  # chunks are of 128
+    for length in (1, 2, 3, 4, 63, 64, 127, 128, 129, 130, 255, 256, 257, 261):
         for cut in {0, 1, 2, length // 2, length - 2, length - 1} & set(range(length)):
             state = engine.new_state()
             if cut:

@@ -41,8 +41,15 @@ bool use(int n_threads, std::mt19937& random) {
   std::atomic<long> sum{0};
   for (long run = 0; run < kRuns; ++run) {
     pool.run(kItems, [&](long i) { sum += i; });
-    const auto next = Clock::now() + microseconds(250 + random() % 250);
-    while (Clock::now() < next) continue;
+    std::atomic<long> next{0}, reached{0};  // one after the other, on whichever thread
+    const auto follow = [&](long) {
+      for (long i; (i = next++) < kItems; ++reached)
+        anser::Pool::await([&] { return reached == i; });
+    };
+    pool.run(n_threads, follow, false);
+    if (reached != kItems) return false;
+    const auto later = Clock::now() + microseconds(250 + random() % 250);
+    while (Clock::now() < later) continue;
   }
   return sum == kRuns * kItems * (kItems - 1) / 2;
 }
