@@ -78,7 +78,7 @@ def implementations() -> dict[str, tuple[Run, bool]]:
             found[f"torch {form}, {name}"] = run_torch(dtype, form), dtype is torch.float64
     try:
         found["engine, token by token"] = run_engine(prefill=False), False
-        found["engine, chunked prefill"] = run_engine(prefill=True), False
+        found["engine, prompt at once"] = run_engine(prefill=True), False
     except ImportError as error:
         print(f"without the engine: {error}", file=sys.stderr)
     return found
