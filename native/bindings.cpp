@@ -60,11 +60,13 @@ class Engine {
     expect("wkv", wkv, {n, d.n_layer, d.n_head(), d.head_size, d.head_size});
     const bool every = t > 1 && static_cast<long>(logits.shape(1)) == t;
     expect("logits", logits, {n, every ? t : 1, d.n_vocab});
-    if (n == 0 || t == 0) throw std::invalid_argument("ids: expected at least one a sequence");
+    if (n == 0 || t == 0)
+      throw std::invalid_argument("ids: expected at least one token, found shape (" +
+                                  std::to_string(n) + ", " + std::to_string(t) + ").");
     for (long i = 0; i < n * t; ++i)
-      if (ids.data()[i] < 0 || ids.data()[i] >= d.n_vocab)
-        throw std::invalid_argument("ids: " + std::to_string(ids.data()[i]) +
-                                    " is not in the vocabulary of " + std::to_string(d.n_vocab));
+      if (const std::int64_t id = ids.data()[i]; id < 0 || id >= d.n_vocab)
+        throw std::invalid_argument("ids: expected 0 to " + std::to_string(d.n_vocab - 1) +
+                                    ", found " + std::to_string(id) + ".");
     const nb::gil_scoped_release released;
     model_->forward({ids.data(), n, t, shift.data(), wkv.data(), logits.data(), every});
   }
