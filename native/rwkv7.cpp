@@ -436,8 +436,8 @@ Model::Model(const Dims& dims, const Tensors& tensors, int n_threads,
 
 Model::~Model() = default;
 
-// Of a long prompt each thread reads chunks of its own, a layer behind the chunk before; the rows of
-// others are dealt out. What one core wrote reaches another slowly: this way only states change hands.
+// What one core wrote reaches another slowly. So of a long prompt each thread reads chunks of its own,
+// a layer behind the chunk before, and only states change hands; fewer rows are dealt out to all.
 void Model::forward(const Batch& batch) {
   const std::lock_guard<std::mutex> turn(turn_);
   const long b = batch.n_sequences, n_tokens = batch.n_tokens;
@@ -469,7 +469,7 @@ void Model::forward(const Batch& batch) {
   kernels_->rest();
 }
 
-// One chunk, through all layers; in each its states are those after the chunk before.
+// One chunk, through all layers; each layer waits for what the chunk before leaves in its states.
 void Model::read(const Batch& batch, Rows& rows) {
   const long end = rows.token + rows.span;
   embed(batch, rows);
