@@ -465,7 +465,7 @@ void Model::forward(const Batch& batch) {
       read(batch, rows);
     }
   };
-  pool_.run(readers, read_on, false);
+  pool_.run(readers, read_on, /*brief=*/false);
   kernels_->rest();
 }
 

@@ -380,8 +380,8 @@ def test_the_engine_itself_refuses_what_would_be_undefined():
     state = engine.new_state()
     model, logits = engine._model, np.empty((1, 1, 37), np.float32)
     for ids, shift, out, error, message in [
-        (np.array([[37]]), state.shift, logits, ValueError, "found 37"),
-        (np.array([[-1]]), state.shift, logits, ValueError, "found -1"),
+        (np.array([[37]]), state.shift, logits, ValueError, "expected 0 to 36, found 37"),
+        (np.array([[-1]]), state.shift, logits, ValueError, "expected 0 to 36, found -1"),
         (np.array([[1]]), state.shift[:, :2].copy(), logits, ValueError, "shift: axis 1 has 2"),
         (np.array([[1]]), state.shift, logits[..., :3].copy(), ValueError, "logits: axis 2 has 3"),
         (np.array([[1]]), state.shift.astype(np.float64), logits, TypeError, "incompatible"),

@@ -46,7 +46,7 @@ bool use(int n_threads, std::mt19937& random) {
       for (long i; (i = next++) < kItems; ++reached)
         anser::Pool::await([&] { return reached == i; });
     };
-    pool.run(n_threads, follow, false);
+    pool.run(n_threads, follow, /*brief=*/false);
     if (reached != kItems) return false;
     const auto later = Clock::now() + microseconds(250 + random() % 250);
     while (Clock::now() < later) continue;
