@@ -35,6 +35,7 @@ constexpr int kWidth = 4, kRegisters = 16;
 typedef float Reg __attribute__((vector_size(kWidth * 4)));
 typedef std::int32_t IntReg __attribute__((vector_size(kWidth * 4)));
 typedef std::int16_t ShortReg __attribute__((vector_size(kWidth * 4)));
+typedef std::uint16_t WordReg __attribute__((vector_size(kWidth * 4)));
 typedef std::int8_t ByteReg __attribute__((vector_size(kWidth * 4)));
 constexpr int kParts = kLanes / kWidth;
 
@@ -355,16 +356,42 @@ class Finisher {
   Vec scale_ = 1.0f, bias_ = 0.0f;
 };
 
+constexpr long kLine = 64;      // bytes of a cache line
+constexpr long kAhead = 12288;  // bytes, at least; the processor's own guess stops at every 4 KB page
+
+// Floats of 16 bits: processors of AMD wait for them unless they are asked for, and those of Intel
+// do better by themselves, as all do with floats of 32.
+#if defined(__AVX2__) && !defined(__AVXVNNI__) && !defined(__AMX_INT8__)
+constexpr bool kFetchHalves = true;
+#else
+constexpr bool kFetchHalves = false;
+#endif
+
+// The panels after those at hand, asked for in the order in which they lie: so many bytes a step.
+template <long kBytes>
+struct Coming {
+  const char* next;
+  INLINE_MEMBER Coming(const void* at_hand, long n_steps)
+      : next(static_cast<const char*>(at_hand) + kGreater(n_steps * kBytes, kAhead)) {}
+  INLINE_MEMBER void fetch() {
+#pragma GCC unroll 4
+    for (long i = 0; i < kBytes; i += kLine) __builtin_prefetch(next + i);
+    next += kBytes;
+  }
+};
+
 // P panels times T rows in registers; each sum runs over k = 0, 1, 2, ...
 template <class E, int P, int T>
 void block(const Product& job, long row, long panel) {
   const long n_in = job.matrix->in.span();
   const E* w = static_cast<const E*>(job.matrix->weights) + panel * n_in * kLanes;
   const float* x = job.x + row * n_in;
+  Coming<P * kLanes * sizeof(E)> coming(w, n_in);
   Vec sums[P][T];
 #pragma GCC unroll 24
   for (int i = 0; i < P * T; ++i) sums[i / T][i % T] = Vec(0.0f);
   for (long k = 0; k < n_in; ++k, w += kLanes, ++x) {
+    if (kFetchHalves && sizeof(E) == 2 && row == 0) coming.fetch();
 #pragma GCC unroll 4
     for (int p = 0; p < P; ++p) {
       const Vec weights = load16(w + p * n_in * kLanes);
@@ -427,8 +454,8 @@ void multiply_floats(const Product& job, long n_rows, long first, long last) {
 
 // ---- Products of integers --------------------------------------------------------------------
 
-constexpr long kAhead = 3072;  // bytes; the processor's own guess stops at every 4 KB page
 constexpr int kIntegerRows = kParts == 1 ? 8 : 6;  // rows of a block
+constexpr long kStep = 4 * kLanes;  // bytes of a panel's four inputs, or of eight nibbles
 
 INLINE const std::int8_t* panel_of(const Matrix& m, long panel) {
   const long bytes = m.n_blocks() * kBlock * kLanes / (m.type == Type::i4 ? 2 : 1);
@@ -455,35 +482,39 @@ class IntegerFinisher {
   const std::int32_t* start_;
 };
 
-// A panel's 16 outputs of T rows, U steps of four inputs side by side.
-template <int T>
+// P panels times T rows, U steps of four inputs side by side.
+template <int P, int T>
 void byte_block(const Product& job, long row, long panel) {
-  constexpr int U = T * kParts >= 8 ? 1 : 8 / (T * kParts);
+  constexpr int S = P * T * kParts, U = S >= 8 ? 1 : 8 / S;
   const long n = job.matrix->n_blocks() * kBlock, stride = 4 * job.x_stride();
   const auto* x = reinterpret_cast<const std::uint8_t*>(job.x) + row * stride;
   const std::int8_t* w = panel_of(*job.matrix, panel);
-  IntReg sums[U][T][kParts];
+  Coming<P * kStep> coming(w, n / 4);
+  IntReg sums[U][S];
 #pragma GCC unroll 32
-  for (int i = 0; i < U * T * kParts; ++i)
-    sums[i / (T * kParts)][i / kParts % T][i % kParts] = IntReg{};
+  for (int i = 0; i < U * S; ++i) sums[i / S][i % S] = IntReg{};
   for (long k = 0; k < n; k += 4 * U)
 #pragma GCC unroll 8
-    for (int u = 0; u < U; ++u, w += 4 * kLanes) {
-      __builtin_prefetch(w + kAhead);
+    for (int u = 0; u < U; ++u, w += kStep) {
+      coming.fetch();
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t) {
         const ByteReg inputs = four(x + t * stride + k + 4 * u);
 #pragma GCC unroll 4
-        for (int i = 0; i < kParts; ++i)
-          sums[u][t][i] = dot(inputs, bytes(w + i * kWidth * 4), sums[u][t][i]);
+        for (int i = 0; i < P * kParts; ++i) {
+          IntReg& sum = sums[u][t * P * kParts + i];
+          sum = dot(inputs, bytes(w + i / kParts * n * kLanes + i % kParts * kWidth * 4), sum);
+        }
       }
     }
 #pragma GCC unroll 32
-  for (int i = T * kParts; i < U * T * kParts; ++i)
-    sums[0][i / kParts % T][i % kParts] += sums[i / (T * kParts)][i / kParts % T][i % kParts];
-  const IntegerFinisher finish(job, panel);
+  for (int i = S; i < U * S; ++i) sums[0][i % S] += sums[i / S][i % S];
+#pragma GCC unroll 2
+  for (int p = 0; p < P; ++p) {
+    const IntegerFinisher finish(job, panel + p);
 #pragma GCC unroll 8
-  for (int t = 0; t < T; ++t) finish(row + t, sums[0][t]);
+    for (int t = 0; t < T; ++t) finish(row + t, sums[0] + (t * P + p) * kParts);
+  }
 }
 
 // The same for nibbles, of which a register has four inputs in low halves and four in high ones.
@@ -494,6 +525,7 @@ void nibble_block(const Product& job, long row, long panel) {
   const auto* x = reinterpret_cast<const std::uint8_t*>(job.x) + row * stride;
   const std::int8_t* w = panel_of(m, panel);
   const std::uint8_t* factors = m.factors + panel * n_blocks * kLanes;
+  Coming<kStep> coming(w, n_blocks * kBlock / 8);
   IntReg sums[T][kParts];
 #pragma GCC unroll 32
   for (int i = 0; i < T * kParts; ++i) sums[i / kParts][i % kParts] = IntReg{};
@@ -504,8 +536,8 @@ void nibble_block(const Product& job, long row, long panel) {
     for (int i = 0; i < T * kParts; ++i)
       part[i / kParts][i % kParts] = (BlockSums)four(begin + i / kParts * stride);
 #pragma GCC unroll 1
-    for (long k = b * kBlock; k < b * kBlock + kBlock / 2; k += 4, w += 4 * kLanes) {
-      __builtin_prefetch(w + kAhead);
+    for (long k = b * kBlock; k < b * kBlock + kBlock / 2; k += 4, w += kStep) {
+      coming.fetch();
       ByteReg low[kParts], high[kParts];
 #pragma GCC unroll 4
       for (int i = 0; i < kParts; ++i) {
@@ -536,14 +568,18 @@ void nibble_block(const Product& job, long row, long panel) {
 
 template <Type type>
 void multiply_integers(const Product& job, long n_rows, long first, long last) {
-  for (long panel = first; panel < last; ++panel)
+  constexpr int P = type == Type::i8 && kRegisters / kParts >= 32 ? 2 : 1;
+  for (long panel = first; panel < last;) {
+    const bool beside = n_rows > kIntegerRows / 2 && panel + P <= last;
     deal(n_rows, kIntegerRows, [&](long row, long count) {
       with_constant<kIntegerRows>(count, [&](auto t) {
-        constexpr auto block = type == Type::i8 ? byte_block<decltype(t)::value>
-                                                : nibble_block<decltype(t)::value>;
-        block(job, row, panel);
+        constexpr int T = decltype(t)::value;
+        if (type == Type::i4) return nibble_block<T>(job, row, panel);
+        beside ? byte_block<P, T>(job, row, panel) : byte_block<1, T>(job, row, panel);
       });
     });
+    panel += beside ? P : 1;
+  }
 }
 
 // ---- Tiles -----------------------------------------------------------------------------------
@@ -553,7 +589,6 @@ void multiply_integers(const Product& job, long n_rows, long first, long last) {
 
 #if defined(__AMX_INT8__)
 constexpr long kFewestRows = 9;  // for which tiles are used
-constexpr long kLine = 64;       // bytes of a cache line
 
 INLINE long tile_inputs(const Matrix& m) { return m.n_blocks() % 2 ? kBlock : 2 * kBlock; }
 
@@ -619,32 +654,50 @@ void multiply_tiles(const Product& job, long n_rows, long first, long last) {
       tile_block(job, row, n_rows - row < 2 * kGroup ? n_rows - row : 2 * kGroup, panel,
                  last - panel < 2 ? 1 : 2, fetch);
 }
+#endif
+
+// Bytes in tiles or in registers.
+void multiply_bytes(const Product& job, long n_rows, long first, long last) {
+#if defined(__AMX_INT8__)
+  if (n_rows >= kFewestRows) return multiply_tiles(job, n_rows, first, last);
+#endif
+  multiply_integers<Type::i8>(job, n_rows, first, last);
+}
+
+// ---- Nibbles as bytes ------------------------------------------------------------------------
+
+// For so many rows nibbles become bytes first, where `dot` takes the whole range of inputs.
+#if defined(__AMX_INT8__)
+constexpr long kRowsToUnpack = kFewestRows;
+#elif defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+constexpr long kRowsToUnpack = 32;
+#else
+constexpr long kRowsToUnpack = 1L << 30;
+#endif
+
+INLINE ByteReg times(ByteReg a, WordReg b) {  // of bytes, b being 16 bits for two
+  return (ByteReg)(((WordReg)a * b & 255) | ((WordReg)a >> 8) * b << 8);
+}
 
 // Panels of nibbles times their factors.
 void unpack(const Matrix& m, long first, long last, std::int8_t* out) {
-  constexpr long kStep = 4 * kLanes, kHalf = kBlock / 2 * kLanes, kAtOnce = 32;
+  constexpr long kHalf = kBlock / 2 * kLanes;
   const std::int8_t* w = panel_of(m, first);
   const std::uint8_t* factors = m.factors + first * m.n_blocks() * kLanes;
-  for (long b = (last - first) * m.n_blocks(); b > 0; --b) {
-    for (long i = 0; i < kStep; i += kAtOnce) {
-      const __m128i of_outputs = _mm_loadl_epi64((const __m128i*)(factors + i / 4));
-      const __m512i eight = _mm512_cvtepu8_epi64(of_outputs);
-      const __m512i pair = _mm512_or_si512(eight, _mm512_slli_epi64(eight, 32));
-      const auto factor = (ShortReg)_mm512_or_si512(pair, _mm512_slli_epi32(pair, 16));
-      for (long at = i; at < kHalf; at += kStep) {
-        __builtin_prefetch(w + at + kAhead);
-        const __m256i pairs = _mm256_loadu_si256((const __m256i*)(w + at));
-        const auto both = (ShortReg)_mm512_cvtepu8_epi16(pairs);
-        const __m512i low = (__m512i)(((both & 15) - 8) * factor);
-        const __m512i high = (__m512i)(((both >> 4) - 8) * factor);
-        _mm256_storeu_si256((__m256i*)(out + at), _mm512_cvtepi16_epi8(low));
-        _mm256_storeu_si256((__m256i*)(out + kHalf + at), _mm512_cvtepi16_epi8(high));
+  Coming<kStep> coming(w, m.n_blocks() * kBlock / 8);
+  for (long b = (last - first) * m.n_blocks(); b > 0; --b, factors += kLanes, out += kHalf)
+    for (const auto* end = w + kHalf; w < end; w += kStep, out += kStep) {
+      coming.fetch();
+#pragma GCC unroll 4
+      for (int i = 0; i < kParts; ++i) {
+        const IntReg factor = widened(factors + i * kWidth);
+        const auto both = bytes(w + i * kWidth * 4), high = (ByteReg)((ShortReg)both >> 4) & 15;
+        const ByteReg of_low = times((both & 15) - 8, (WordReg)(factor | factor << 16));
+        const ByteReg of_high = times(high - 8, (WordReg)(factor | factor << 16));
+        std::memcpy(out + i * kWidth * 4, &of_low, sizeof of_low);
+        std::memcpy(out + kHalf + i * kWidth * 4, &of_high, sizeof of_high);
       }
     }
-    w += kHalf;
-    out += 2 * kHalf;
-    factors += kLanes;
-  }
 }
 
 // Memory of a thread, for the panels at hand.
@@ -655,7 +708,6 @@ struct Unpacked {
 };
 thread_local Unpacked unpacked;
 
-// The weights become bytes first.
 void multiply_unpacked(const Product& job, long n_rows, long first, long last) {
   Matrix m = *job.matrix;
   const long panel_size = m.n_blocks() * kBlock * kLanes, size = (last - first) * panel_size;
@@ -668,9 +720,8 @@ void multiply_unpacked(const Product& job, long n_rows, long first, long last) {
   unpack(m, first, last, unpacked.bytes);
   m.weights = unpacked.bytes - first * panel_size;
   m.type = Type::i8;
-  multiply_tiles({&m, job.x, job.y, job.finish}, n_rows, first, last);
+  multiply_bytes({&m, job.x, job.y, job.finish}, n_rows, first, last);
 }
-#endif
 
 void rest() {
 #if defined(__AMX_INT8__)
@@ -723,21 +774,12 @@ void quantize(const Matrix& reader, float* x, long count) {
 }
 
 void multiply(const Product& job, long n_rows, long first, long last) {
-#if defined(__AMX_INT8__)
-  const bool in_tiles = n_rows >= kFewestRows;
-#endif
   switch (job.matrix->type) {
     case Type::f32: return multiply_floats<float>(job, n_rows, first, last);
     case Type::f16: return multiply_floats<std::uint16_t>(job, n_rows, first, last);
-    case Type::i8:
-#if defined(__AMX_INT8__)
-      if (in_tiles) return multiply_tiles(job, n_rows, first, last);
-#endif
-      return multiply_integers<Type::i8>(job, n_rows, first, last);
+    case Type::i8: return multiply_bytes(job, n_rows, first, last);
     case Type::i4:
-#if defined(__AMX_INT8__)
-      if (in_tiles) return multiply_unpacked(job, n_rows, first, last);
-#endif
+      if (n_rows >= kRowsToUnpack) return multiply_unpacked(job, n_rows, first, last);
       return multiply_integers<Type::i4>(job, n_rows, first, last);
   }
 }
