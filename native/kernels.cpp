@@ -454,7 +454,6 @@ void multiply_floats(const Product& job, long n_rows, long first, long last) {
 
 // ---- Products of integers --------------------------------------------------------------------
 
-constexpr int kIntegerRows = kParts == 1 ? 8 : 6;  // rows of a block
 constexpr long kStep = 4 * kLanes;  // bytes of a panel's four inputs, or of eight nibbles
 
 INLINE const std::int8_t* panel_of(const Matrix& m, long panel) {
@@ -462,7 +461,7 @@ INLINE const std::int8_t* panel_of(const Matrix& m, long panel) {
   return static_cast<const std::int8_t*>(m.weights) + panel * bytes;
 }
 
-// From the sums of a panel's integers, to which those to begin with are added, to y.
+// From the sums of a row's integers to y; those to begin with are added.
 class IntegerFinisher {
  public:
   INLINE_MEMBER IntegerFinisher(const Product& job, long panel)
@@ -482,10 +481,20 @@ class IntegerFinisher {
   const std::int32_t* start_;
 };
 
-// P panels times T rows, U steps of four inputs side by side.
+template <int P, int T>
+INLINE void finish_block(const Product& job, long row, long panel, const IntReg* sums) {
+#pragma GCC unroll 2
+  for (int p = 0; p < P; ++p) {
+    const IntegerFinisher finish(job, panel + p);
+#pragma GCC unroll 8
+    for (int t = 0; t < T; ++t) finish(row + t, sums + (t * P + p) * kParts);
+  }
+}
+
+// P panels times T rows, U steps of four inputs side by side. Sums: [row][panel][part of it].
 template <int P, int T>
 void byte_block(const Product& job, long row, long panel) {
-  constexpr int S = P * T * kParts, U = S >= 8 ? 1 : 8 / S;
+  constexpr int R = P * kParts, S = T * R, U = S >= 8 ? 1 : 8 / S;
   const long n = job.matrix->n_blocks() * kBlock, stride = 4 * job.x_stride();
   const auto* x = reinterpret_cast<const std::uint8_t*>(job.x) + row * stride;
   const std::int8_t* w = panel_of(*job.matrix, panel);
@@ -501,47 +510,43 @@ void byte_block(const Product& job, long row, long panel) {
       for (int t = 0; t < T; ++t) {
         const ByteReg inputs = four(x + t * stride + k + 4 * u);
 #pragma GCC unroll 4
-        for (int i = 0; i < P * kParts; ++i) {
-          IntReg& sum = sums[u][t * P * kParts + i];
+        for (int i = 0; i < R; ++i) {
+          IntReg& sum = sums[u][t * R + i];
           sum = dot(inputs, bytes(w + i / kParts * n * kLanes + i % kParts * kWidth * 4), sum);
         }
       }
     }
 #pragma GCC unroll 32
   for (int i = S; i < U * S; ++i) sums[0][i % S] += sums[i / S][i % S];
-#pragma GCC unroll 2
-  for (int p = 0; p < P; ++p) {
-    const IntegerFinisher finish(job, panel + p);
-#pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) finish(row + t, sums[0] + (t * P + p) * kParts);
-  }
+  finish_block<P, T>(job, row, panel, sums[0]);
 }
 
 // The same for nibbles, of which a register has four inputs in low halves and four in high ones.
-template <int T>
+template <int P, int T>
 void nibble_block(const Product& job, long row, long panel) {
+  constexpr int R = P * kParts, S = T * R;
   const Matrix& m = *job.matrix;
   const long n_blocks = m.n_blocks(), stride = 4 * job.x_stride();
   const auto* x = reinterpret_cast<const std::uint8_t*>(job.x) + row * stride;
   const std::int8_t* w = panel_of(m, panel);
   const std::uint8_t* factors = m.factors + panel * n_blocks * kLanes;
-  Coming<kStep> coming(w, n_blocks * kBlock / 8);
-  IntReg sums[T][kParts];
+  Coming<P * kStep> coming(w, n_blocks * kBlock / 8);
+  IntReg sums[S];
 #pragma GCC unroll 32
-  for (int i = 0; i < T * kParts; ++i) sums[i / kParts][i % kParts] = IntReg{};
+  for (int i = 0; i < S; ++i) sums[i] = IntReg{};
   const std::uint8_t* begin = x + n_blocks * kBlock;
   for (long b = 0; b < n_blocks; ++b, factors += kLanes, begin += 4) {
-    BlockSums part[T][kParts];
+    BlockSums part[S];
 #pragma GCC unroll 32
-    for (int i = 0; i < T * kParts; ++i)
-      part[i / kParts][i % kParts] = (BlockSums)four(begin + i / kParts * stride);
+    for (int i = 0; i < S; ++i) part[i] = (BlockSums)four(begin + i / R * stride);
 #pragma GCC unroll 1
     for (long k = b * kBlock; k < b * kBlock + kBlock / 2; k += 4, w += kStep) {
       coming.fetch();
-      ByteReg low[kParts], high[kParts];
+      ByteReg low[R], high[R];
 #pragma GCC unroll 4
-      for (int i = 0; i < kParts; ++i) {
-        const ByteReg both = bytes(w + i * kWidth * 4);
+      for (int i = 0; i < R; ++i) {
+        const long apart = n_blocks * kBlock / 2 * kLanes;
+        const ByteReg both = bytes(w + i / kParts * apart + i % kParts * kWidth * 4);
         low[i] = both & 15;
         high[i] = (ByteReg)((ShortReg)both >> 4) & 15;
       }
@@ -550,35 +555,36 @@ void nibble_block(const Product& job, long row, long panel) {
         const std::uint8_t* at = x + t * stride + k;
         const ByteReg first = four(at), second = four(at + kBlock / 2);
 #pragma GCC unroll 4
-        for (int i = 0; i < kParts; ++i)
-          part[t][i] = block_dot(second, high[i], block_dot(first, low[i], part[t][i]));
+        for (int i = 0; i < R; ++i)
+          part[t * R + i] = block_dot(second, high[i], block_dot(first, low[i], part[t * R + i]));
       }
     }
 #pragma GCC unroll 4
-    for (int i = 0; i < kParts; ++i) {
-      const IntReg factor = widened(factors + i * kWidth);
+    for (int i = 0; i < R; ++i) {
+      const auto factor = widened(factors + i / kParts * n_blocks * kLanes + i % kParts * kWidth);
 #pragma GCC unroll 8
-      for (int t = 0; t < T; ++t) sums[t][i] += times(part[t][i], factor);
+      for (int t = 0; t < T; ++t) sums[t * R + i] += times(part[t * R + i], factor);
     }
   }
-  const IntegerFinisher finish(job, panel);
-#pragma GCC unroll 8
-  for (int t = 0; t < T; ++t) finish(row + t, sums[t]);
+  finish_block<P, T>(job, row, panel, sums);
 }
 
+// Two panels beside each other, where registers are many, read inputs once for both.
 template <Type type>
 void multiply_integers(const Product& job, long n_rows, long first, long last) {
-  constexpr int P = type == Type::i8 && kRegisters / kParts >= 32 ? 2 : 1;
-  for (long panel = first; panel < last;) {
-    const bool beside = n_rows > kIntegerRows / 2 && panel + P <= last;
-    deal(n_rows, kIntegerRows, [&](long row, long count) {
-      with_constant<kIntegerRows>(count, [&](auto t) {
+  constexpr bool nibbles = type == Type::i4;
+  constexpr int kPanels = kRegisters / kParts >= 32 ? 2 : 1, kFrom = nibbles ? 2 : 5;  // rows
+  constexpr int kMost = kParts > 1 ? 6 : nibbles ? 5 : 8;  // rows of a block
+  for (long panel = first, take; panel < last; panel += take) {
+    take = n_rows >= kFrom && panel + kPanels <= last ? kPanels : 1;
+    deal(n_rows, kMost, [&](long row, long count) {
+      with_constant<kMost>(count, [&](auto t) {
         constexpr int T = decltype(t)::value;
-        if (type == Type::i4) return nibble_block<T>(job, row, panel);
-        beside ? byte_block<P, T>(job, row, panel) : byte_block<1, T>(job, row, panel);
+        constexpr auto one = nibbles ? nibble_block<1, T> : byte_block<1, T>;
+        constexpr auto beside = nibbles ? nibble_block<kPanels, T> : byte_block<kPanels, T>;
+        (take == 1 ? one : beside)(job, row, panel);
       });
     });
-    panel += beside ? P : 1;
   }
 }
 
