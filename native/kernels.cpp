@@ -356,27 +356,29 @@ class Finisher {
   Vec scale_ = 1.0f, bias_ = 0.0f;
 };
 
-constexpr long kLine = 64;      // bytes of a cache line
-constexpr long kAhead = 12288;  // bytes, at least; the processor's own guess stops at every 4 KB page
+constexpr long kLine = 64;  // bytes of a cache line
 
-// Floats of 16 bits: processors of AMD wait for them unless they are asked for, and those of Intel
-// do better by themselves, as all do with floats of 32.
+// How many bytes ahead weights are asked for, at least, since the processor's own guess stops at
+// every 4 KB page, and whether halves are. Cores of AMD want both, those of Intel do well alone.
 #if defined(__AVX2__) && !defined(__AVXVNNI__) && !defined(__AMX_INT8__)
+constexpr long kAhead = 12288;
 constexpr bool kFetchHalves = true;
 #else
+constexpr long kAhead = 3072;
 constexpr bool kFetchHalves = false;
 #endif
 
-// The panels after those at hand, asked for in the order in which they lie: so many bytes a step.
-template <long kBytes>
+// What is read next, asked for in the order in which it lies, as many bytes at each step as are read
+// of P panels: of one what is a little ahead, of several beside each other what comes after them.
+template <int P, long kBytes>
 struct Coming {
   const char* next;
-  INLINE_MEMBER Coming(const void* at_hand, long n_steps)
-      : next(static_cast<const char*>(at_hand) + kGreater(n_steps * kBytes, kAhead)) {}
+  INLINE_MEMBER Coming(const void* first, long n_steps)
+      : next(static_cast<const char*>(first) + kGreater(P > 1 ? n_steps * P * kBytes : 0, kAhead)) {}
   INLINE_MEMBER void fetch() {
 #pragma GCC unroll 4
-    for (long i = 0; i < kBytes; i += kLine) __builtin_prefetch(next + i);
-    next += kBytes;
+    for (long i = 0; i < P * kBytes; i += kLine) __builtin_prefetch(next + i);
+    next += P * kBytes;
   }
 };
 
@@ -386,7 +388,7 @@ void block(const Product& job, long row, long panel) {
   const long n_in = job.matrix->in.span();
   const E* w = static_cast<const E*>(job.matrix->weights) + panel * n_in * kLanes;
   const float* x = job.x + row * n_in;
-  Coming<P * kLanes * sizeof(E)> coming(w, n_in);
+  Coming<P, kLanes * sizeof(E)> coming(w, n_in);
   Vec sums[P][T];
 #pragma GCC unroll 24
   for (int i = 0; i < P * T; ++i) sums[i / T][i % T] = Vec(0.0f);
@@ -498,7 +500,7 @@ void byte_block(const Product& job, long row, long panel) {
   const long n = job.matrix->n_blocks() * kBlock, stride = 4 * job.x_stride();
   const auto* x = reinterpret_cast<const std::uint8_t*>(job.x) + row * stride;
   const std::int8_t* w = panel_of(*job.matrix, panel);
-  Coming<P * kStep> coming(w, n / 4);
+  Coming<P, kStep> coming(w, n / 4);
   IntReg sums[U][S];
 #pragma GCC unroll 32
   for (int i = 0; i < U * S; ++i) sums[i / S][i % S] = IntReg{};
@@ -530,7 +532,7 @@ void nibble_block(const Product& job, long row, long panel) {
   const auto* x = reinterpret_cast<const std::uint8_t*>(job.x) + row * stride;
   const std::int8_t* w = panel_of(m, panel);
   const std::uint8_t* factors = m.factors + panel * n_blocks * kLanes;
-  Coming<P * kStep> coming(w, n_blocks * kBlock / 8);
+  Coming<P, kStep> coming(w, n_blocks * kBlock / 8);
   IntReg sums[S];
 #pragma GCC unroll 32
   for (int i = 0; i < S; ++i) sums[i] = IntReg{};
@@ -690,7 +692,7 @@ void unpack(const Matrix& m, long first, long last, std::int8_t* out) {
   constexpr long kHalf = kBlock / 2 * kLanes;
   const std::int8_t* w = panel_of(m, first);
   const std::uint8_t* factors = m.factors + first * m.n_blocks() * kLanes;
-  Coming<kStep> coming(w, m.n_blocks() * kBlock / 8);
+  Coming<1, kStep> coming(w, m.n_blocks() * kBlock / 8);
   for (long b = (last - first) * m.n_blocks(); b > 0; --b, factors += kLanes, out += kHalf)
     for (const auto* end = w + kHalf; w < end; w += kStep, out += kStep) {
       coming.fetch();
