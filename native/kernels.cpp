@@ -34,7 +34,6 @@ constexpr int kWidth = 4, kRegisters = 16;
 
 typedef float Reg __attribute__((vector_size(kWidth * 4)));
 typedef std::int32_t IntReg __attribute__((vector_size(kWidth * 4)));
-typedef std::int16_t ShortReg __attribute__((vector_size(kWidth * 4)));
 typedef std::uint16_t WordReg __attribute__((vector_size(kWidth * 4)));
 typedef std::int8_t ByteReg __attribute__((vector_size(kWidth * 4)));
 constexpr int kParts = kLanes / kWidth;
@@ -157,7 +156,7 @@ INLINE IntReg dot(ByteReg a, ByteReg b, IntReg sums) {
 // where 16 bits hold those of a whole block. They begin with what makes up for nibbles' being 8
 // greater than they are, the same 32 bits over and over. Nothing in a or b is negative.
 #if defined(__AVX2__) && !defined(__AVX512F__) && !defined(__AVXVNNI__)
-typedef ShortReg BlockSums;
+typedef WordReg BlockSums;
 INLINE std::int32_t less_eights(const std::uint8_t* inputs) {
   const __m256i block = _mm256_loadu_si256((const __m256i*)inputs);
   const __m256i eights = _mm256_maddubs_epi16(block, _mm256_set1_epi8(-8));
@@ -166,7 +165,7 @@ INLINE std::int32_t less_eights(const std::uint8_t* inputs) {
   return _mm_cvtsi128_si32(_mm_add_epi16(sums, _mm_shuffle_epi32(sums, 0xb1)));
 }
 INLINE BlockSums block_dot(ByteReg a, ByteReg b, BlockSums sums) {
-  return sums + (ShortReg)_mm256_maddubs_epi16((__m256i)a, (__m256i)b);
+  return sums + (WordReg)_mm256_maddubs_epi16((__m256i)a, (__m256i)b);
 }
 INLINE IntReg times(BlockSums sums, IntReg factors) {
   return (IntReg)_mm256_madd_epi16((__m256i)sums, (__m256i)(factors | factors << 16));
@@ -199,6 +198,9 @@ INLINE ByteReg four(const std::uint8_t* p) {  // four numbers, over and over
   std::memcpy(&numbers, p, sizeof numbers);
   return (ByteReg)(numbers - IntReg{});
 }
+
+INLINE ByteReg low_halves(ByteReg both) { return both & 15; }
+INLINE ByteReg high_halves(ByteReg both) { return (ByteReg)((WordReg)both >> 4) & 15; }
 
 INLINE IntReg widened(const std::uint8_t* p) {
 #if defined(__AVX512F__)
@@ -549,8 +551,8 @@ void nibble_block(const Product& job, long row, long panel) {
       for (int i = 0; i < R; ++i) {
         const long apart = n_blocks * kBlock / 2 * kLanes;
         const ByteReg both = bytes(w + i / kParts * apart + i % kParts * kWidth * 4);
-        low[i] = both & 15;
-        high[i] = (ByteReg)((ShortReg)both >> 4) & 15;
+        low[i] = low_halves(both);
+        high[i] = high_halves(both);
       }
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t) {
@@ -575,7 +577,8 @@ void nibble_block(const Product& job, long row, long panel) {
 template <Type type>
 void multiply_integers(const Product& job, long n_rows, long first, long last) {
   constexpr bool nibbles = type == Type::i4;
-  constexpr int kPanels = kRegisters / kParts >= 32 ? 2 : 1, kFrom = nibbles ? 2 : 5;  // rows
+  constexpr int kPanels = kRegisters / kParts >= 32 ? 2 : 1;
+  constexpr int kFrom = nibbles ? 2 : 5;                   // rows for which it pays
   constexpr int kMost = kParts > 1 ? 6 : nibbles ? 5 : 8;  // rows of a block
   for (long panel = first, take; panel < last; panel += take) {
     take = n_rows >= kFrom && panel + kPanels <= last ? kPanels : 1;
@@ -674,7 +677,7 @@ void multiply_bytes(const Product& job, long n_rows, long first, long last) {
 
 // ---- Nibbles as bytes ------------------------------------------------------------------------
 
-// For so many rows nibbles become bytes first, where `dot` takes the whole range of inputs.
+// For so many rows nibbles become bytes first, if `dot` takes the whole range of inputs.
 #if defined(__AMX_INT8__)
 constexpr long kRowsToUnpack = kFewestRows;
 #elif defined(__AVX512VNNI__) || defined(__AVXVNNI__)
@@ -698,12 +701,12 @@ void unpack(const Matrix& m, long first, long last, std::int8_t* out) {
       coming.fetch();
 #pragma GCC unroll 4
       for (int i = 0; i < kParts; ++i) {
-        const IntReg factor = widened(factors + i * kWidth);
-        const auto both = bytes(w + i * kWidth * 4), high = (ByteReg)((ShortReg)both >> 4) & 15;
-        const ByteReg of_low = times((both & 15) - 8, (WordReg)(factor | factor << 16));
-        const ByteReg of_high = times(high - 8, (WordReg)(factor | factor << 16));
-        std::memcpy(out + i * kWidth * 4, &of_low, sizeof of_low);
-        std::memcpy(out + kHalf + i * kWidth * 4, &of_high, sizeof of_high);
+        const ByteReg both = bytes(w + i * kWidth * 4);
+        const IntReg factor = widened(factors + i * kWidth), twice = factor | factor << 16;
+        const ByteReg low = times(low_halves(both) - 8, (WordReg)twice);
+        const ByteReg high = times(high_halves(both) - 8, (WordReg)twice);
+        std::memcpy(out + i * kWidth * 4, &low, sizeof low);
+        std::memcpy(out + kHalf + i * kWidth * 4, &high, sizeof high);
       }
     }
 }
