@@ -431,6 +431,7 @@ Model::Model(const Dims& dims, const Tensors& tensors, int n_threads,
   ln_out_ = norm("ln_out", width);
   head_ = from.linear("head", width, vocab);
   from.pack(pool_);
+  for (long h = 0; h < dims.n_head(); ++h) next_head_.push_back(pool_.next(h, dims.n_head()));
   reached_ = std::vector<std::atomic<long>>(dims.n_layer);
 }
 
@@ -620,12 +621,14 @@ void Model::head(long index, long h, const Batch& batch, const Rows& rows) {
     const long at = b * rows.span * heads + h * stride;
     const HeadRows x{rows.r + at, rows.w + at,     rows.k + at, rows.v + at,       rows.a + at,
                      rows.v_mix + at, rows.g + at, rows.y + at, rows.v_first + at, heads};
-    const auto state_of = [&](long sequence, long head) {
-      return batch.wkv + ((sequence * dims_.n_layer + index) * dims_.n_head() + head) * n * n;
+    const auto state_of = [&](long sequence, long layer, long head) {
+      return batch.wkv + ((sequence * dims_.n_layer + layer) * dims_.n_head() + head) * n * n;
     };
-    float* state = state_of(b, h);
+    float* state = state_of(b, index, h);
     if (n == stride) {
-      const float* coming = b + 1 < rows.n_sequences ? state_of(b + 1, h) : state_of(0, h + 1);
+      const long next = next_head_[h], layer_of_next = (index + (next <= h)) % dims_.n_layer;
+      const float* coming = b + 1 < rows.n_sequences ? state_of(b + 1, index, h)
+                                                     : state_of(0, layer_of_next, next);
       kernels_->head(weights, x, rows.span, n, state, coming);
       continue;
     }

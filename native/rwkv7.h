@@ -91,6 +91,7 @@ class Model {
   const float *ln0_ = nullptr, *ln_out_ = nullptr;  // weight [padded(D)], then bias
   std::vector<Layer> layers_;
   Matrix head_;
+  std::vector<long> next_head_;  // of the same thread: another's must stay in that one's cache
   std::vector<float> scratch_;
   std::vector<std::atomic<long>> reached_;  // up to which token each layer's states have come
 };

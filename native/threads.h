@@ -49,6 +49,14 @@ class Pool {
       if (brief) alone_until_ = Clock::now() + kAlone;
   }
 
+  // What the thread that begins with item i of n has next: the following item of its share, or of the
+  // next n its first.
+  long next(long i, long n) const {
+    long share = 0;
+    while (first_of(share + 1, n) <= i) ++share;
+    return i + 1 < first_of(share + 1, n) ? i + 1 : first_of(share, n);
+  }
+
   // Returns once the condition is true, by what another thread does.
   template <class F>
   static void await(const F& condition) {
@@ -81,14 +89,14 @@ class Pool {
     return condition();
   }
 
-  long first_of(long share) const { return share * job_.n / n_threads_; }
+  long first_of(long share, long n) const { return share * n / n_threads_; }
 
   void publish(long n, bool stop) {
     if (stop) stop_.store(true);
     job_.n = n;
     round_ += std::uint64_t{1} << 32;
     for (long i = n_threads_; i-- > 0;)
-      shares_[i].ticket.store(round_ | (first_of(i + 1) - first_of(i)));
+      shares_[i].ticket.store(round_ | (first_of(i + 1, n) - first_of(i, n)));
     if (sleeping_.load() && sleeping_.exchange(false)) {  // woken once, however late they come
       { std::lock_guard<std::mutex> lock(mutex_); }
       wake_.notify_all();
@@ -104,7 +112,7 @@ class Pool {
     } while (!word.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel,
                                          std::memory_order_acquire));
     const long left = static_cast<std::uint32_t>(ticket);
-    job_.call(job_.work, first_of(share + 1) - left);
+    job_.call(job_.work, first_of(share + 1, job_.n) - left);
     return true;
   }
 
