@@ -161,8 +161,11 @@ class Model::Loader {
       : tensors_(tensors), arena_(arena), kernels_(kernels) {}
 
   void pack(Pool& pool) {
-    for (const auto* jobs : {&packing_, &summing_})
-      pool.run(static_cast<long>(jobs->size()), [&](long i) { (*jobs)[i](); });
+    const auto take_part = [&](Pool::Member& member) {
+      for (const auto* jobs : {&packing_, &summing_})
+        member.share(static_cast<long>(jobs->size()), [&](long i) { (*jobs)[i](); });
+    };
+    pool.run(take_part, /*brief=*/false);
   }
 
   bool has(const std::string& name) const { return tensors_.count(name) != 0; }
@@ -344,7 +347,7 @@ class Model::Loader {
 // The rows of one pass: `span` tokens of each of B sequences, row = sequence * span + token.
 struct Model::Rows {
   long n_sequences, span, count, token;  // token: where the pass begins in the batch
-  bool shared;                           // by all threads, or one thread's own
+  Pool::Member* member;                  // what this thread does of them: its part, or all
   float *x, *u, *u2, *before, *mixed[kMixes];  // u is of time mix, u2 of channel mix
   float *r, *w, *k, *v, *a, *v_mix, *g, *y, *v_first;  // [count, H * padded(N)]
   float *w_low, *a_low, *v_low, *g_low, *hidden;
@@ -377,7 +380,15 @@ struct Model::Rows {
     return used + heads * d.head_size;
   }
 
-  bool many() const { return shared && count > kFew; }
+  // f(i, first row, count) for every i of n and every group of rows.
+  template <class F>
+  void each_group(long n, const F& f) const {
+    const auto part = [&](long item) {
+      const long row = item / n * kGroup;
+      f(item % n, row, std::min(kGroup, count - row));
+    };
+    member->share(n * items(count, kGroup), part, count > kFew);
+  }
 };
 
 Model::Model(const Dims& dims, const Tensors& tensors, int n_threads,
@@ -449,24 +460,31 @@ void Model::forward(const Batch& batch) {
   form.n_sequences = b;
   form.span = items(n_tokens, n_chunks);
   form.count = b * form.span;
-  form.shared = readers == 1;
   const long needed = form.place(dims_, nullptr);
   if (scratch_.size() < static_cast<std::size_t>(readers * needed + kLanes))
     scratch_.assign(readers * needed + kLanes, 0.0f);
   const auto address = reinterpret_cast<std::uintptr_t>(scratch_.data());
   float* const scratch = reinterpret_cast<float*>((address + 63) / 64 * 64);
 
-  std::atomic<long> next{0};
+  std::atomic<long> next_chunk{0}, next_reader{0};
   for (auto& reached : reached_) reached.store(0, std::memory_order_relaxed);
-  const auto read_on = [&](long reader) {
-    for (Rows rows = form; (rows.token = form.span * next.fetch_add(1)) < n_tokens;) {
+  const auto read_on = [&](Pool::Member& member) {
+    const long reader = readers > 1 ? next_reader.fetch_add(1) : 0;
+    if (reader >= readers) return;
+    Pool::Member alone;
+    Rows rows = form;
+    rows.member = readers > 1 ? &alone : &member;
+    for (long chunk = 0;; ++chunk) {
+      if (readers > 1) chunk = next_chunk.fetch_add(1);
+      rows.token = form.span * chunk;
+      if (rows.token >= n_tokens) return;
       rows.span = std::min(form.span, n_tokens - rows.token);
       rows.count = b * rows.span;
       rows.place(dims_, scratch + reader * needed);
       read(batch, rows);
     }
   };
-  pool_.run(readers, read_on, /*brief=*/false);
+  pool_.run(read_on, /*brief=*/readers == 1);
   kernels_->rest();
 }
 
@@ -476,68 +494,58 @@ void Model::read(const Batch& batch, Rows& rows) {
   embed(batch, rows);
   for (long layer = 0; layer < dims_.n_layer; ++layer) {
     std::atomic<long>& reached = reached_[layer];
-    Pool::await([&] { return reached.load(std::memory_order_acquire) == rows.token; });
+    rows.member->single([&] {
+      Pool::await([&] { return reached.load(std::memory_order_acquire) == rows.token; });
+    });
     time_mix(layer, batch, rows);
     channel_mix(layer, batch, rows);
-    reached.store(end, std::memory_order_release);
+    rows.member->single([&] { reached.store(end, std::memory_order_release); });
   }
   if (batch.every_token || end == batch.n_tokens) read_out(batch, rows);
-}
-
-// f(i) for every i of n.
-template <class F>
-void Model::deal(long n, bool among_threads, const F& f) {
-  if (among_threads) return pool_.run(n, f);
-  for (long i = 0; i < n; ++i) f(i);
-}
-
-// f(i, first row, count) for every i of n and every group of rows.
-template <class F>
-void Model::each_group(long n, const Rows& rows, const F& f) {
-  deal(n * items(rows.count, kGroup), rows.many(), [&](long item) {
-    const long row = item / n * kGroup;
-    f(item % n, row, std::min(kGroup, rows.count - row));
-  });
 }
 
 void Model::embed(const Batch& batch, const Rows& rows) {
   const long d = dims_.d_model, width = padded(d);
   const long bytes = d * (embedding_.type == Type::f32 ? 4 : embedding_.type == Type::f16 ? 2 : 1);
-  deal(rows.count, rows.many(), [&](long row) {
+  const auto one = [&](long row) {
     const long b = row / rows.span, t = rows.token + row % rows.span;
     const std::int64_t id = batch.ids[b * batch.n_tokens + t];
     float* x = rows.x + row * width;
     kernels_->widen(static_cast<const char*>(embedding_.data) + id * bytes, embedding_.type,
                     embedding_scale_ ? embedding_scale_[id] : 1.0f, d, x);
     if (ln0_) kernels_->layer_norm(x, ln0_, ln0_ + width, kLayerNormEps, d, x);
-  });
+  };
+  rows.member->share(rows.count, one, rows.count > kFew);
   norm(layers_[0].ln1, rows.u, rows);
 }
 
 void Model::norm(const float* ln, float* u, const Rows& rows) {
   const long width = padded(dims_.d_model);
-  deal(rows.count, rows.many(), [&](long row) {
+  const auto one = [&](long row) {
     const long at = row * width;
     kernels_->layer_norm(rows.x + at, ln, ln + width, kLayerNormEps, dims_.d_model, u + at);
-  });
+  };
+  rows.member->share(rows.count, one, rows.count > kFew);
 }
 
 // The shift states move on: what they held is read by the first row of each sequence.
 void Model::shift(float* states, const float* u, const Rows& rows) {
   const long d = dims_.d_model, width = padded(d), step = dims_.n_layer * 2 * d;
-  for (long b = 0; b < rows.n_sequences; ++b) {
-    float* before = rows.before + b * width;
-    std::memcpy(before, states + b * step, d * sizeof(float));
-    std::fill(before + d, before + width, 0.0f);
-    std::memcpy(states + b * step, u + ((b + 1) * rows.span - 1) * width, d * sizeof(float));
-  }
+  rows.member->single([&] {
+    for (long b = 0; b < rows.n_sequences; ++b) {
+      float* before = rows.before + b * width;
+      std::memcpy(before, states + b * step, d * sizeof(float));
+      std::fill(before + d, before + width, 0.0f);
+      std::memcpy(states + b * step, u + ((b + 1) * rows.span - 1) * width, d * sizeof(float));
+    }
+  });
 }
 
 // A blend of u with the u one token earlier for each of the `readers`, none for one without inputs.
 void Model::mix(const float* all, const float* mixes, std::initializer_list<const Matrix*> readers,
                 const Rows& rows) {
   const long width = padded(dims_.d_model), n_readers = static_cast<long>(readers.size());
-  each_group(n_readers, rows, [&](long i, long first, long count) {
+  rows.each_group(n_readers, [&](long i, long first, long count) {
     const Matrix* reader = readers.begin()[i];
     if (reader->in.length() == 0) return;
     for (long row = first; row < first + count; ++row) {
@@ -552,7 +560,7 @@ void Model::mix(const float* all, const float* mixes, std::initializer_list<cons
 void Model::quantize(std::initializer_list<Read> reads, const Rows& rows) {
   const auto rounds = [](const Read& read) { return is_integer(read.first->type); };
   if (std::none_of(reads.begin(), reads.end(), rounds)) return;
-  each_group(static_cast<long>(reads.size()), rows, [&](long i, long row, long count) {
+  rows.each_group(static_cast<long>(reads.size()), [&](long i, long row, long count) {
     const auto [reader, x] = reads.begin()[i];
     if (is_integer(reader->type)) kernels_->quantize(*reader, x + row * reader->in.span(), count);
   });
@@ -563,13 +571,11 @@ void Model::multiply(std::initializer_list<Product> products, const Rows& rows) 
   const auto items_of = [](const Product& p) { return items(p.matrix->n_panels(), kPanelsPerItem); };
   long n_items = 0;
   for (const Product& p : products) n_items += items_of(p);
-  std::array<Product, kMixes> all{};  // held by value, as Pool::run would have it
-  std::copy(products.begin(), products.end(), all.begin());
-  deal(n_items, rows.shared, [=, count = rows.count](long item) {
-    const Product* p = all.data();
+  rows.member->share(n_items, [&](long item) {
+    const Product* p = products.begin();
     for (; item >= items_of(*p); ++p) item -= items_of(*p);
     const long first = item * kPanelsPerItem, last = first + kPanelsPerItem;
-    kernels_->multiply(*p, count, first, std::min(p->matrix->n_panels(), last));
+    kernels_->multiply(*p, rows.count, first, std::min(p->matrix->n_panels(), last));
   });
 }
 
@@ -589,8 +595,7 @@ void Model::time_mix(long index, const Batch& batch, Rows& rows) {
   quantize({{&layer.w2, rows.w_low}, {&layer.a2, rows.a_low}, {&layer.g2, rows.g_low},
             {&layer.v2, rows.v_low}},
            rows);
-  deal(dims_.n_head(), rows.shared,
-       [this, index, batch, rows](long h) { head(index, h, batch, rows); });
+  rows.member->share(dims_.n_head(), [&](long h) { head(index, h, batch, rows); });
   if (index + 1 == dims_.n_layer && !batch.every_token && rows.n_sequences == 1 && rows.span > 2) {
     // No state reads what follows, but for the last row, whose channel mix reads one row back.
     rows.x += (rows.span - 2) * width;
@@ -659,12 +664,13 @@ void Model::read_out(const Batch& batch, Rows& rows) {
   const bool together = span == batch.n_tokens || !batch.every_token;  // rows of the answer
   const long groups = together ? 1 : rows.n_sequences, count = rows.n_sequences * span / groups;
   for (long group = 0; group < groups; ++group) {
-    for (long i = 0; i < count; ++i) {
+    rows.count = count;
+    const auto one = [&](long i) {
       const long b = group + i / span, t = rows.span - span + i % span;
       kernels_->layer_norm(rows.x + (b * rows.span + t) * width, ln_out_, ln_out_ + width,
                            kLayerNormEps, dims_.d_model, rows.u + i * width);
-    }
-    rows.count = count;
+    };
+    rows.member->share(count, one, /*worth=*/false);
     quantize({{&head_, rows.u}}, rows);
     float* logits = batch.logits + (group * batch.n_tokens + (together ? 0 : rows.token)) * vocab;
     multiply({{&head_, rows.u, logits}}, rows);

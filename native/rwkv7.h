@@ -64,10 +64,6 @@ class Model {
   struct Rows;
   using Read = std::pair<const Matrix*, float*>;  // what multiplies rows, and the rows
 
-  template <class F>
-  void deal(long n, bool among_threads, const F& f);
-  template <class F>
-  void each_group(long n, const Rows& rows, const F& f);
   void read(const Batch& batch, Rows& rows);
   void embed(const Batch& batch, const Rows& rows);
   void time_mix(long layer, const Batch& batch, Rows& rows);

@@ -1,52 +1,107 @@
-// A pool whose threads each begin with a share of the items and then take what the others have not
-// begun, so one that the system keeps off the processor holds nothing up but the item it is at. If
-// that takes long, the caller works alone for a while. Idle threads spin for a moment, then sleep.
+// A pool whose threads run one function together and pass the same steps in the same order. The items
+// of a step are dealt out: each thread begins with a share and then takes what the others have not
+// begun, so one that the system keeps off the processor holds nothing up but the item it is at. What
+// lies between two steps is done by the thread that did the last item. A caller that had to wait long
+// works alone for a while. Idle threads spin for a moment, then sleep.
 #pragma once
 
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
-#include <cstring>
 #include <mutex>
 #include <thread>
-#include <type_traits>
 #include <vector>
 
 namespace anser {
 
 class Pool {
  public:
+  // A thread's part in a run; one that is not of a pool does everything.
+  class Member {
+   public:
+    Member() = default;
+
+    // f(i) for every i in [0, n), in any order, on any thread; if that is not `worth` it, on the one
+    // that leads. All see what the leader did before, and the next leader what f did.
+    template <class F>
+    void share(long n, const F& f, bool worth = true) {
+      if (!pool_ || n <= 1 || !worth) {
+        for (long i = 0; leads_ && i < n; ++i) f(i);
+        return;
+      }
+      ++step_;
+      due_ += n;
+      if (!leads_ && !opens()) return;
+      const auto work = [&](long share) {  // whether that ended the step
+        const long end = pool_->first_of(share + 1, n), size = end - pool_->first_of(share, n);
+        long left = pool_->claim(share, step_, size), done = 0;
+        if (leads_) pool_->open_.store(step_, std::memory_order_release);
+        if (share != self_ && left > 0) late_ = left == size;
+        for (; left > 0; left = pool_->claim(share, step_, size), ++done) f(end - left);
+        return leads_ = done > 0 && pool_->finish(done) == due_;
+      };
+      if (work(self_) || spin(late_ ? 0 : kMoment, [&] { return open() != step_; })) return;
+      for (long i = 1; i < pool_->n_threads_; ++i)
+        if (work((self_ + i) % pool_->n_threads_)) return;
+    }
+
+    // f() on the thread that leads.
+    template <class F>
+    void single(const F& f) {
+      if (leads_) f();
+    }
+
+   private:
+    friend Pool;
+    Member(Pool* pool, long self)
+        : pool_(pool), self_(self), leads_(self == 0), step_(pool->step_), due_(pool->due_) {}
+
+    std::uint64_t open() const { return pool_->open_.load(std::memory_order_acquire); }
+
+    // Waits for the step to begin: whether it goes on.
+    bool opens() const {
+      while (!wait(kStall, [&] { return open() >= step_; }))
+        if (self_ == 0) pool_->stalled();
+      return open() == step_;
+    }
+
+    Pool* pool_ = nullptr;
+    long self_ = 0;
+    bool leads_ = true, late_ = false;  // late: another, whose share has been begun for it
+    std::uint64_t step_ = 0, due_ = 0;  // the step it is at, and all items up to its end
+  };
+
   Pool(int n_threads, void (*before_sleep)())
       : n_threads_(n_threads), before_sleep_(before_sleep), shares_(n_threads) {
     for (int i = 1; i < n_threads; ++i) workers_.emplace_back([this, i] { serve(i); });
   }
 
   ~Pool() {
-    publish(0, true);
+    stop_.store(true);
+    turn(2);
     for (auto& worker : workers_) worker.join();
   }
 
   long n_threads() const { return n_threads_; }
 
-  // f(i) for every i in [0, n), in any order, on any thread; returns when all are done. What f
-  // holds by value reaches the other threads at once, what it refers to a cache line at a time.
-  // Of `brief` items none is worth a long wait.
+  // f(member) on every thread that comes before the caller is through, whose own is the first to
+  // lead; returns when all have left. No step of a `brief` run is worth a long wait.
   template <class F>
-  void run(long n, const F& f, bool brief = true) {
-    static_assert(std::is_trivially_copyable<F>::value && sizeof f <= sizeof job_.work, "copied");
-    if (workers_.empty() || n <= 1 || (brief && Clock::now() < alone_until_)) {
-      for (long i = 0; i < n; ++i) f(i);
-      return;
-    }
-    job_.call = [](const void* work, long i) { (*static_cast<const F*>(work))(i); };
-    std::memcpy(job_.work, static_cast<const void*>(&f), sizeof f);
-    done_.store(0, std::memory_order_relaxed);
-    publish(n, false);
-    const long others = n - work(0);
-    const auto complete = [&] { return done_.load(std::memory_order_acquire) == others; };
-    while (!wait(kStall, complete))
-      if (brief) alone_until_ = Clock::now() + kAlone;
+  void run(const F& f, bool brief = true) {
+    Member alone;
+    if (workers_.empty() || (brief && Clock::now() < alone_until_)) return f(alone);
+    call_ = [](const void* work, Member& member) { (*static_cast<const F*>(work))(member); };
+    work_ = &f;
+    brief_ = brief;
+    turn(1);
+    Member caller(this, 0);
+    f(caller);
+    open_.store(++caller.step_, std::memory_order_release);  // the last is over
+    gate_.fetch_add(kTurn);
+    while (!wait(kStall, [&] { return gate_.load(std::memory_order_acquire) % kTurn == 0; })) stalled();
+    step_ = caller.step_;
+    due_ = caller.due_;
   }
 
   // What the thread that begins with item i of n has next: the following item of its share, or of the
@@ -65,7 +120,8 @@ class Pool {
 
  private:
   using Clock = std::chrono::steady_clock;
-  static constexpr long kLine = 64;  // bytes of a cache line
+  static constexpr long kLine = 64;   // bytes of a cache line
+  static constexpr int kMoment = 60;  // pauses before a thread looks what others have left
   // how long the idle spin; more than an item takes; how long a caller that had to wait works alone
   static constexpr std::chrono::microseconds kPatience{300}, kStall{500}, kAlone{30000};
 
@@ -77,93 +133,99 @@ class Pool {
 #endif
   }
 
+  template <class F>
+  static bool spin(int n, const F& condition) {
+    for (int i = 0; i < n; ++i) {
+      if (condition()) return true;
+      pause();
+    }
+    return false;
+  }
+
   // Whether the condition came true in time. Now and then the processor goes to whoever else wants
   // it: two of our own threads may have been put on one core.
   template <class F>
   static bool wait(std::chrono::microseconds patience, const F& condition) {
-    for (const auto end = Clock::now() + patience; Clock::now() < end; std::this_thread::yield())
-      for (int i = 0; i < 256; ++i) {
-        if (condition()) return true;
-        pause();
-      }
+    if (spin(256, condition)) return true;
+    for (const auto end = Clock::now() + patience; Clock::now() < end;) {
+      std::this_thread::yield();
+      if (spin(256, condition)) return true;
+    }
     return condition();
+  }
+
+  void stalled() {
+    if (brief_) alone_until_ = Clock::now() + kAlone;
   }
 
   long first_of(long share, long n) const { return share * n / n_threads_; }
 
-  void publish(long n, bool stop) {
-    if (stop) stop_.store(true);
-    job_.n = n;
-    round_ += std::uint64_t{1} << 32;
-    for (long i = n_threads_; i-- > 0;)
-      shares_[i].ticket.store(round_ | (first_of(i + 1, n) - first_of(i, n)));
+  // Takes an item of a share; how many were left. A ticket holds the step and the items left in it,
+  // so a claim made with an old one fails. Whoever comes first begins the share.
+  long claim(long share, std::uint64_t step, long size) {
+    std::atomic<std::uint64_t>& word = shares_[share].ticket;
+    std::uint64_t ticket = word.load(std::memory_order_acquire), left;
+    do {
+      const auto age = static_cast<std::int64_t>(step * kItems - ticket / kItems * kItems);
+      left = age > 0 ? size : age < 0 ? 0 : ticket % kItems;
+      if (left == 0) return 0;
+    } while (!word.compare_exchange_weak(ticket, step * kItems + left - 1, std::memory_order_acq_rel,
+                                         std::memory_order_acquire));
+    return left;
+  }
+
+  std::uint64_t finish(std::uint64_t n) {
+    return done_.fetch_add(n, std::memory_order_acq_rel) + n;
+  }
+
+  // The gate's turn is odd while it is open; below it, how many workers are inside.
+  void turn(std::uint64_t by) {
+    gate_.fetch_add(by * kTurn);
     if (sleeping_.load() && sleeping_.exchange(false)) {  // woken once, however late they come
       { std::lock_guard<std::mutex> lock(mutex_); }
       wake_.notify_all();
     }
   }
 
-  // A ticket holds the round and the items left in it, so a claim made with an old round fails.
-  bool claim(long share) {
-    std::atomic<std::uint64_t>& word = shares_[share].ticket;
-    std::uint64_t ticket = word.load(std::memory_order_acquire);
-    do {
-      if (static_cast<std::uint32_t>(ticket) == 0) return false;
-    } while (!word.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel,
-                                         std::memory_order_acquire));
-    const long left = static_cast<std::uint32_t>(ticket);
-    job_.call(job_.work, first_of(share + 1, job_.n) - left);
-    return true;
-  }
-
-  // One's own share, then what is left of the others'; how many items that were.
-  long work(long self) {
-    long done = 0;
-    for (long i = 0; i < n_threads_; ++i)
-      while (claim((self + i) % n_threads_)) ++done;
-    return done;
-  }
-
   void serve(long self) {
-    for (;;) {
-      const std::uint64_t seen = shares_[self].ticket.load() >> 32;
-      if (stop_.load()) return;  // after `seen`: the stop behind it is a change that wakes
-      // all that the work begins with, asked for at once
-      for (long i = 0; i < static_cast<long>(sizeof job_); i += kLine)
-        __builtin_prefetch(reinterpret_cast<const char*>(&job_) + i);
-      __builtin_prefetch(&done_, 1);
-      if (const long done = work(self)) done_.fetch_add(done, std::memory_order_release);
-      const auto changed = [&] {
-        __builtin_prefetch(&shares_[self].ticket, 1);  // to be claimed from
-        return shares_[self].ticket.load() >> 32 != seen;
-      };
-      if (wait(kPatience, changed)) continue;
-      before_sleep_();
-      std::unique_lock<std::mutex> lock(mutex_);
-      while (sleeping_.store(true), !changed()) wake_.wait(lock);  // said again each time it wakes
+    for (std::uint64_t seen = 0;;) {
+      const auto turned = [&] { return gate_.load() / kTurn != seen; };
+      if (!wait(kPatience, turned)) {
+        before_sleep_();
+        std::unique_lock<std::mutex> lock(mutex_);
+        while (sleeping_.store(true), !turned()) wake_.wait(lock);  // said again each time it wakes
+      }
+      if (stop_.load()) return;
+      std::uint64_t gate = gate_.load();
+      while (gate / kTurn % 2 && !gate_.compare_exchange_weak(gate, gate + 1)) continue;
+      seen = gate / kTurn;
+      if (seen % 2 == 0) continue;
+      Member member(this, self);
+      call_(work_, member);
+      gate_.fetch_sub(1, std::memory_order_release);
     }
   }
 
+  static constexpr std::uint64_t kItems = std::uint64_t{1} << 24, kTurn = std::uint64_t{1} << 16;
+
   struct alignas(kLine) Share {  // apart, since whoever writes a line takes it from the others
     std::atomic<std::uint64_t> ticket{0};
-  };
-
-  struct alignas(kLine) Job {
-    void (*call)(const void* work, long item);
-    long n;
-    alignas(16) char work[6 * kLine - 16];  // a copy of f
   };
 
   std::vector<std::thread> workers_;
   const long n_threads_;
   void (*const before_sleep_)();
   std::vector<Share> shares_;  // of each thread, the caller's first
-  Job job_{};
-  alignas(kLine) std::atomic<long> done_{0};
-  std::atomic<bool> sleeping_{false};  // whether somebody may be
-  std::atomic<bool> stop_{false};
-  std::uint64_t round_ = 0;
+  void (*call_)(const void* work, Member& member) = nullptr;
+  const void* work_ = nullptr;
+  bool brief_ = false;
+  std::uint64_t step_ = 0, due_ = 0;  // where the next run begins
   Clock::time_point alone_until_{};
+  alignas(kLine) std::atomic<std::uint64_t> open_{0};  // the newest step that has begun
+  alignas(kLine) std::atomic<std::uint64_t> done_{0};  // items, of all steps
+  alignas(kLine) std::atomic<std::uint64_t> gate_{0};
+  alignas(kLine) std::atomic<bool> sleeping_{false};  // whether somebody may be
+  std::atomic<bool> stop_{false};
   std::mutex mutex_;
   std::condition_variable wake_;
 };

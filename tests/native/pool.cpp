@@ -20,7 +20,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using std::chrono::microseconds;
 
-constexpr long kRuns = 100, kItems = 8;
+constexpr long kRuns = 100, kSteps = 5, kItems = 8;
 constexpr std::chrono::seconds kLong{10}, kStuck{5};  // of the whole; of one pool
 
 void interrupt(int) {
@@ -30,7 +30,7 @@ void interrupt(int) {
 
 void rest() { std::this_thread::sleep_for(microseconds(100)); }
 
-// Whether every item of every run was done once.
+// Whether every item of every step was done once, and what lies between two of them by one thread.
 bool use(int n_threads, std::mt19937& random) {
   sigset_t alarm;
   sigemptyset(&alarm);
@@ -38,20 +38,33 @@ bool use(int n_threads, std::mt19937& random) {
   pthread_sigmask(SIG_BLOCK, &alarm, nullptr);  // the pool's own threads are not interrupted
   anser::Pool pool(n_threads, rest);
   pthread_sigmask(SIG_UNBLOCK, &alarm, nullptr);
+  long steps = 0;  // of the thread that leads, seen by all
   std::atomic<long> sum{0};
+  bool right = true;
   for (long run = 0; run < kRuns; ++run) {
-    pool.run(kItems, [&](long i) { sum += i; });
+    const auto count = [&](anser::Pool::Member& member) {
+      for (long step = 0; step < kSteps; ++step) {
+        member.single([&] { ++steps; });
+        member.share(kItems + step, [&](long i) { sum += steps + i; });
+        member.single([&] {
+          const long n = kItems + step;
+          right = right && sum == n * steps + n * (n - 1) / 2;
+          sum = 0;
+        });
+      }
+    };
+    pool.run(count);
     std::atomic<long> next{0}, reached{0};  // one after the other, on whichever thread
-    const auto follow = [&](long) {
+    const auto follow = [&](anser::Pool::Member&) {
       for (long i; (i = next++) < kItems; ++reached)
         anser::Pool::await([&] { return reached == i; });
     };
-    pool.run(n_threads, follow, /*brief=*/false);
+    pool.run(follow, /*brief=*/false);
     if (reached != kItems) return false;
     const auto later = Clock::now() + microseconds(250 + random() % 250);
     while (Clock::now() < later) continue;
   }
-  return sum == kRuns * kItems * (kItems - 1) / 2;
+  return right && steps == kRuns * kSteps;
 }
 
 }  // namespace
@@ -73,7 +86,7 @@ int main() {
   std::mt19937 random(1);
   for (const auto end = Clock::now() + kLong; Clock::now() < end; ++pools)
     if (!use(2 + pools % 2, random)) {
-      std::fputs("an item was not done, or done twice\n", stderr);
+      std::fputs("an item or a step was not done, or done twice\n", stderr);
       _exit(1);
     }
   std::printf("%ld pools came to an end\n", pools.load());
