@@ -173,9 +173,15 @@ INLINE IntReg times(BlockSums sums, IntReg factors) {
 #else
 typedef IntReg BlockSums;
 INLINE std::int32_t less_eights(const std::uint8_t* inputs) {
+#if defined(__AVX2__)
+  const __m256i sums = _mm256_sad_epu8(_mm256_loadu_si256((const __m256i*)inputs), __m256i{});
+  __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+  return -8 * (_mm_cvtsi128_si32(sum) + _mm_extract_epi16(sum, 4));
+#else
   std::int32_t sum = 0;
   for (long i = 0; i < kBlock; ++i) sum += inputs[i];
   return -8 * sum;
+#endif
 }
 INLINE BlockSums block_dot(ByteReg a, ByteReg b, BlockSums sums) {
 #if defined(__ARM_FEATURE_DOTPROD)
