@@ -348,7 +348,7 @@ class Model::Loader {
 struct Model::Rows {
   long n_sequences, span, count, token;  // token: where the pass begins in the batch
   Pool::Member* member;                  // what this thread does of them: its part, or all
-  float *x, *u, *u2, *before, *mixed[kMixes];  // u is of time mix, u2 of channel mix
+  float *x, *u, *before, *mixed[kMixes];
   float *r, *w, *k, *v, *a, *v_mix, *g, *y, *v_first;  // [count, H * padded(N)]
   float *w_low, *a_low, *v_low, *g_low, *hidden;
   float* states;  // one for each head, where N is not a whole number of panels
@@ -361,7 +361,7 @@ struct Model::Rows {
       p = base + used;
       used += items(count, kGroup) * kGroup * stride;
     };
-    for (float** p : {&x, &u, &u2, &before}) put(*p, width);
+    for (float** p : {&x, &u, &before}) put(*p, width);
     put(v_first, heads);
     const long mixes = used;  // free again once the heads begin
     for (float*& p : mixed) put(p, width);
@@ -516,29 +516,22 @@ void Model::embed(const Batch& batch, const Rows& rows) {
     if (ln0_) kernels_->layer_norm(x, ln0_, ln0_ + width, kLayerNormEps, d, x);
   };
   rows.member->share(rows.count, one, rows.count > kFew);
-  norm(layers_[0].ln1, rows.u, rows);
 }
 
-void Model::norm(const float* ln, float* u, const Rows& rows) {
-  const long width = padded(dims_.d_model);
+// The norm that a mix reads. The shift states move on: what they held is read by the first row of
+// each sequence.
+void Model::norm(const float* ln, float* states, float* all, const Rows& rows) {
+  const long d = dims_.d_model, width = padded(d), step = dims_.n_layer * 2 * d;
   const auto one = [&](long row) {
-    const long at = row * width;
-    kernels_->layer_norm(rows.x + at, ln, ln + width, kLayerNormEps, dims_.d_model, u + at);
+    float* u = all + row * width;
+    kernels_->layer_norm(rows.x + row * width, ln, ln + width, kLayerNormEps, d, u);
+    if ((row + 1) % rows.span) return;
+    float *before = rows.before + row / rows.span * width, *state = states + row / rows.span * step;
+    std::memcpy(before, state, d * sizeof(float));
+    std::fill(before + d, before + width, 0.0f);
+    std::memcpy(state, u, d * sizeof(float));
   };
   rows.member->share(rows.count, one, rows.count > kFew);
-}
-
-// The shift states move on: what they held is read by the first row of each sequence.
-void Model::shift(float* states, const float* u, const Rows& rows) {
-  const long d = dims_.d_model, width = padded(d), step = dims_.n_layer * 2 * d;
-  rows.member->single([&] {
-    for (long b = 0; b < rows.n_sequences; ++b) {
-      float* before = rows.before + b * width;
-      std::memcpy(before, states + b * step, d * sizeof(float));
-      std::fill(before + d, before + width, 0.0f);
-      std::memcpy(states + b * step, u + ((b + 1) * rows.span - 1) * width, d * sizeof(float));
-    }
-  });
 }
 
 // A blend of u with the u one token earlier for each of the `readers`, none for one without inputs.
@@ -582,7 +575,7 @@ void Model::multiply(std::initializer_list<Product> products, const Rows& rows) 
 void Model::time_mix(long index, const Batch& batch, Rows& rows) {
   const Layer& layer = layers_[index];
   const long d = dims_.d_model, width = padded(d), heads = dims_.n_head() * padded(dims_.head_size);
-  shift(batch.shift + index * 2 * d, rows.u, rows);
+  norm(layer.ln1, batch.shift + index * 2 * d, rows.u, rows);
   mix(rows.u, layer.mixes,
       {&layer.receptance, &layer.w1, &layer.key, &layer.value, &layer.a1, &layer.g1, &layer.v1},
       rows);
@@ -604,7 +597,6 @@ void Model::time_mix(long index, const Batch& batch, Rows& rows) {
   }
   quantize({{&layer.output, rows.y}}, rows);
   multiply({{&layer.output, rows.y, rows.x, Finish::add}}, rows);
-  norm(layer.ln2, rows.u2, rows);
 }
 
 // One head of every sequence: the second LoRA products, then the recurrence.
@@ -650,12 +642,11 @@ void Model::head(long index, long h, const Batch& batch, const Rows& rows) {
 
 void Model::channel_mix(long index, const Batch& batch, const Rows& rows) {
   const Layer& layer = layers_[index];
-  shift(batch.shift + (index * 2 + 1) * dims_.d_model, rows.u2, rows);
-  mix(rows.u2, layer.ffn_mix, {&layer.ffn_key}, rows);
+  norm(layer.ln2, batch.shift + (index * 2 + 1) * dims_.d_model, rows.u, rows);
+  mix(rows.u, layer.ffn_mix, {&layer.ffn_key}, rows);
   multiply({{&layer.ffn_key, rows.mixed[0], rows.hidden, Finish::relu_squared}}, rows);
   quantize({{&layer.ffn_value, rows.hidden}}, rows);
   multiply({{&layer.ffn_value, rows.hidden, rows.x, Finish::add}}, rows);
-  if (index + 1 < dims_.n_layer) norm(layers_[index + 1].ln1, rows.u, rows);
 }
 
 void Model::read_out(const Batch& batch, Rows& rows) {

@@ -70,8 +70,7 @@ class Model {
   void head(long layer, long head, const Batch& batch, const Rows& rows);
   void channel_mix(long layer, const Batch& batch, const Rows& rows);
   void read_out(const Batch& batch, Rows& rows);
-  void norm(const float* ln, float* u, const Rows& rows);
-  void shift(float* states, const float* u, const Rows& rows);
+  void norm(const float* ln, float* states, float* u, const Rows& rows);
   void mix(const float* u, const float* mixes, std::initializer_list<const Matrix*> readers,
            const Rows& rows);
   void quantize(std::initializer_list<Read> reads, const Rows& rows);
