@@ -494,12 +494,11 @@ void Model::read(const Batch& batch, Rows& rows) {
   embed(batch, rows);
   for (long layer = 0; layer < dims_.n_layer; ++layer) {
     std::atomic<long>& reached = reached_[layer];
-    rows.member->single([&] {
-      Pool::await([&] { return reached.load(std::memory_order_acquire) == rows.token; });
-    });
+    const auto ready = [&] { return reached.load(std::memory_order_acquire) == rows.token; };
+    rows.member->share(1, [&](long) { Pool::await(ready); });
     time_mix(layer, batch, rows);
     channel_mix(layer, batch, rows);
-    rows.member->single([&] { reached.store(end, std::memory_order_release); });
+    rows.member->share(1, [&](long) { reached.store(end, std::memory_order_release); });
   }
   if (batch.every_token || end == batch.n_tokens) read_out(batch, rows);
 }

@@ -22,8 +22,8 @@ class Pool {
    public:
     Member() = default;
 
-    // f(i) for every i in [0, n), in any order, on any thread; if that is not `worth` it, on the one
-    // that leads. All see what the leader did before, and the next leader what f did.
+    // f(i) for every i in [0, n), in any order, on any thread; one item, or several of which that is
+    // not `worth` it, on the thread that did the last of those before.
     template <class F>
     void share(long n, const F& f, bool worth = true) {
       if (!pool_ || n <= 1 || !worth) {
@@ -44,12 +44,6 @@ class Pool {
       if (work(self_) || spin(late_ ? 0 : kMoment, [&] { return open() != step_; })) return;
       for (long i = 1; i < pool_->n_threads_; ++i)
         if (work((self_ + i) % pool_->n_threads_)) return;
-    }
-
-    // f() on the thread that leads.
-    template <class F>
-    void single(const F& f) {
-      if (leads_) f();
     }
 
    private:

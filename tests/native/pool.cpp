@@ -44,9 +44,9 @@ bool use(int n_threads, std::mt19937& random) {
   for (long run = 0; run < kRuns; ++run) {
     const auto count = [&](anser::Pool::Member& member) {
       for (long step = 0; step < kSteps; ++step) {
-        member.single([&] { ++steps; });
+        member.share(1, [&](long) { ++steps; });
         member.share(kItems + step, [&](long i) { sum += steps + i; });
-        member.single([&] {
+        member.share(1, [&](long) {
           const long n = kItems + step;
           right = right && sum == n * steps + n * (n - 1) / 2;
           sum = 0;
