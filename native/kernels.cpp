@@ -910,8 +910,10 @@ INLINE void recur(HeadRows x, long n_rows, long n, long column, float* state, co
         const Vec cell = fused(taken[c], b, fused(load16(state + at), w, v[c] * k));
         store16(state + at, cell);
         read[c] = fused(cell, r, read[c]);
-        removed[c] = fused(cell, kk, removed[c]);
-        if (n_rows == 1) __builtin_prefetch(coming + at, 1);
+        if (n_rows > 1)
+          removed[c] = fused(cell, kk, removed[c]);
+        else
+          __builtin_prefetch(coming + at, 1);
       }
     }
     for (int c = 0; c < C; ++c) store16(x.y + column + c * kLanes, read[c]);
