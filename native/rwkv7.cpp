@@ -1,7 +1,6 @@
 #include "rwkv7.h"
 
 #include <algorithm>
-#include <array>
 #include <csetjmp>
 #include <csignal>
 #include <cstdlib>
@@ -380,6 +379,8 @@ struct Model::Rows {
     return used + heads * d.head_size;
   }
 
+  bool many() const { return count > kFew; }
+
   // f(i, first row, count) for every i of n and every group of rows.
   template <class F>
   void each_group(long n, const F& f) const {
@@ -387,7 +388,7 @@ struct Model::Rows {
       const long row = item / n * kGroup;
       f(item % n, row, std::min(kGroup, count - row));
     };
-    member->share(n * items(count, kGroup), part, count > kFew);
+    member->share(n * items(count, kGroup), part, many());
   }
 };
 
@@ -474,10 +475,9 @@ void Model::forward(const Batch& batch) {
     Pool::Member alone;
     Rows rows = form;
     rows.member = readers > 1 ? &alone : &member;
-    for (long chunk = 0;; ++chunk) {
-      if (readers > 1) chunk = next_chunk.fetch_add(1);
-      rows.token = form.span * chunk;
-      if (rows.token >= n_tokens) return;
+    long own = 0;  // all pass the same chunks, or each takes the next
+    const auto take = [&] { return readers > 1 ? next_chunk.fetch_add(1) : own++; };
+    while ((rows.token = form.span * take()) < n_tokens) {
       rows.span = std::min(form.span, n_tokens - rows.token);
       rows.count = b * rows.span;
       rows.place(dims_, scratch + reader * needed);
@@ -514,7 +514,7 @@ void Model::embed(const Batch& batch, const Rows& rows) {
                     embedding_scale_ ? embedding_scale_[id] : 1.0f, d, x);
     if (ln0_) kernels_->layer_norm(x, ln0_, ln0_ + width, kLayerNormEps, d, x);
   };
-  rows.member->share(rows.count, one, rows.count > kFew);
+  rows.member->share(rows.count, one, rows.many());
 }
 
 // The norm that a mix reads. The shift states move on: what they held is read by the first row of
@@ -530,7 +530,7 @@ void Model::norm(const float* ln, float* states, float* all, const Rows& rows) {
     std::fill(before + d, before + width, 0.0f);
     std::memcpy(state, u, d * sizeof(float));
   };
-  rows.member->share(rows.count, one, rows.count > kFew);
+  rows.member->share(rows.count, one, rows.many());
 }
 
 // A blend of u with the u one token earlier for each of the `readers`, none for one without inputs.

@@ -35,11 +35,13 @@ class Pool {
       if (!leads_ && !opens()) return;
       const auto work = [&](long share) {  // whether that ended the step
         const long end = pool_->first_of(share + 1, n), size = end - pool_->first_of(share, n);
-        long left = pool_->claim(share, step_, size), done = 0;
+        long left = pool_->claim(share, step_, size);
+        std::uint64_t done = 0;
         if (leads_) pool_->open_.store(step_, std::memory_order_release);
         if (share != self_ && left > 0) late_ = left == size;
         for (; left > 0; left = pool_->claim(share, step_, size), ++done) f(end - left);
-        return leads_ = done > 0 && pool_->finish(done) == due_;
+        leads_ = done && pool_->done_.fetch_add(done, std::memory_order_acq_rel) + done == due_;
+        return leads_;
       };
       if (work(self_) || spin(late_ ? 0 : kMoment, [&] { return open() != step_; })) return;
       for (long i = 1; i < pool_->n_threads_; ++i)
@@ -168,10 +170,6 @@ class Pool {
     return left;
   }
 
-  std::uint64_t finish(std::uint64_t n) {
-    return done_.fetch_add(n, std::memory_order_acq_rel) + n;
-  }
-
   // The gate's turn is odd while it is open; below it, how many workers are inside.
   void turn(std::uint64_t by) {
     gate_.fetch_add(by * kTurn);
@@ -200,6 +198,7 @@ class Pool {
     }
   }
 
+  // a step within a ticket, above more items than a share has; a turn of the gate, above all workers
   static constexpr std::uint64_t kItems = std::uint64_t{1} << 24, kTurn = std::uint64_t{1} << 16;
 
   struct alignas(kLine) Share {  // apart, since whoever writes a line takes it from the others
