@@ -752,13 +752,15 @@ INLINE Vec greater(const Vec& most, const Vec& v) {  // magnitude; these compare
              most, v);
 }
 
-// Writes a row's bytes, which are never ahead of what is to be read, and fills its last block.
-void write_bytes(float* x, const Matrix& reader, float factor, float zero) {
+// Writes a row's bytes, which are never ahead of what is to be read, and fills its last block;
+// number(i) are the 16 from the i-th on.
+template <class F>
+INLINE void write_bytes(const F& number, const Matrix& reader, float factor, float zero, float* x) {
   const Axis& axis = reader.in;
   auto* out = reinterpret_cast<std::uint8_t*>(x);
   for (long g = 0; g < axis.groups; ++g)
     for (long i = 0; i < axis.size; i += kLanes) {
-      const Vec rounded = load16(x + g * axis.stride + i) * factor + (zero + 0x1.8p23f);
+      const Vec rounded = number(g * axis.stride + i) * factor + (zero + 0x1.8p23f);
       store_low_bytes(out + g * axis.size + i, rounded.part);
     }
   const long length = axis.length();
@@ -774,20 +776,21 @@ void append_eights(float* x, long n_blocks) {
   }
 }
 
-void round_row(const Matrix& reader, float* x, float most) {
+// number(i) are 16 numbers of a row from the i-th on; x may be where they are.
+template <class F>
+INLINE void round_row(const F& number, const Matrix& reader, float* x) {
+  const long stride = reader.in.span();
+  Vec magnitude = 0.0f;
+  for (long i = 0; i < stride; i += kLanes) magnitude = greater(magnitude, number(i));
+  const float most = fold(magnitude, kGreater);
   const auto zero = static_cast<float>(zero_of(reader.type)), limit = zero - 1;
-  write_bytes(x, reader, most > 0.0f ? limit / most : 0.0f, zero);
+  write_bytes(number, reader, most > 0.0f ? limit / most : 0.0f, zero, x);
   if (reader.type == Type::i4) append_eights(x, reader.n_blocks());
-  x[reader.in.span() - 1] = most / limit;
+  x[stride - 1] = most / limit;
 }
 
-void quantize(const Matrix& reader, float* x, long count) {
-  const long stride = reader.in.span();
-  for (long row = 0; row < count; ++row, x += stride) {
-    Vec most = 0.0f;
-    for (long i = 0; i < stride; i += kLanes) most = greater(most, load16(x + i));
-    round_row(reader, x, fold(most, kGreater));
-  }
+void quantize(const Matrix& reader, float* x) {
+  round_row([=](long i) { return load16(x + i); }, reader, x);
 }
 
 void multiply(const Product& job, long n_rows, long first, long last) {
@@ -844,14 +847,12 @@ void layer_norm(const float* x, const float* weight, const float* bias, float ep
 
 void blend(const Matrix& reader, const float* now, const float* before, const float* mix,
            float* out) {
-  const long n = reader.in.span();
-  Vec most = 0.0f;
-  for (long i = 0; i < n; i += kLanes) {
-    const Vec u = load16(now + i), v = fused(load16(before + i) - u, load16(mix + i), u);
-    store16(out + i, v);
-    most = greater(most, v);
-  }
-  if (is_integer(reader.type)) round_row(reader, out, fold(most, kGreater));
+  const auto blended = [=](long i) {
+    const Vec u = load16(now + i);
+    return fused(load16(before + i) - u, load16(mix + i), u);
+  };
+  if (is_integer(reader.type)) return round_row(blended, reader, out);
+  for (long i = 0; i < reader.in.span(); i += kLanes) store16(out + i, blended(i));
 }
 
 // From the LoRA products to what the recurrence reads, in place: w becomes the decay, k the

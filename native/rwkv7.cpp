@@ -40,7 +40,7 @@ bool works(const Kernels* kernels) {
     const std::vector<std::int32_t> start(kLanes, -64 * zero_of(Type::i8));
     const Matrix matrix{ones.data(), nullptr,     start.data(), nullptr,
                         nullptr,     {1, 64, 64}, {1, 16, 16},  Type::i8};
-    kernels->quantize(matrix, x.data(), kGroup);
+    for (long row = 0; row < kGroup; ++row) kernels->quantize(matrix, x.data() + row * 64);
     kernels->multiply({&matrix, x.data(), y, Finish::sigmoid}, kGroup, 0, 1);
     kernels->rest();
   }
@@ -326,7 +326,7 @@ class Model::Loader {
     for (long first = 0; first < n_panels; first += kPanelsPerJob)
       summing_.push_back([=] {
         std::vector<float> zeros(bare.in.span()), sums(n_panels * kLanes);
-        kernels_->quantize(bare, zeros.data(), 1);
+        kernels_->quantize(bare, zeros.data());
         zeros.back() = -1.0f;  // what one of its integers is worth
         const long last = std::min(n_panels, first + kPanelsPerJob);
         kernels_->multiply({&bare, zeros.data(), sums.data()}, 1, first, last);
@@ -380,16 +380,6 @@ struct Model::Rows {
   }
 
   bool many() const { return count > kFew; }
-
-  // f(i, first row, count) for every i of n and every group of rows.
-  template <class F>
-  void each_group(long n, const F& f) const {
-    const auto part = [&](long item) {
-      const long row = item / n * kGroup;
-      f(item % n, row, std::min(kGroup, count - row));
-    };
-    member->share(n * items(count, kGroup), part, many());
-  }
 };
 
 Model::Model(const Dims& dims, const Tensors& tensors, int n_threads,
@@ -537,25 +527,27 @@ void Model::norm(const float* ln, float* states, float* all, const Rows& rows) {
 void Model::mix(const float* all, const float* mixes, std::initializer_list<const Matrix*> readers,
                 const Rows& rows) {
   const long width = padded(dims_.d_model), n_readers = static_cast<long>(readers.size());
-  rows.each_group(n_readers, [&](long i, long first, long count) {
-    const Matrix* reader = readers.begin()[i];
-    if (reader->in.length() == 0) return;
-    for (long row = first; row < first + count; ++row) {
-      const float* u = all + row * width;
-      const float* before = row % rows.span ? u - width : rows.before + row / rows.span * width;
-      kernels_->blend(*reader, u, before, mixes + i * width, rows.mixed[i] + row * width);
+  const auto one = [&](long row) {
+    const float* u = all + row * width;
+    const float* before = row % rows.span ? u - width : rows.before + row / rows.span * width;
+    for (long i = 0; i < n_readers; ++i) {
+      const Matrix* reader = readers.begin()[i];
+      if (reader->in.length())
+        kernels_->blend(*reader, u, before, mixes + i * width, rows.mixed[i] + row * width);
     }
-  });
+  };
+  rows.member->share(rows.count, one, rows.many());
 }
 
 // The rows in the form in which their readers take them.
 void Model::quantize(std::initializer_list<Read> reads, const Rows& rows) {
   const auto rounds = [](const Read& read) { return is_integer(read.first->type); };
   if (std::none_of(reads.begin(), reads.end(), rounds)) return;
-  rows.each_group(static_cast<long>(reads.size()), [&](long i, long row, long count) {
-    const auto [reader, x] = reads.begin()[i];
-    if (is_integer(reader->type)) kernels_->quantize(*reader, x + row * reader->in.span(), count);
-  });
+  const auto one = [&](long row) {
+    for (const auto& [reader, x] : reads)
+      if (is_integer(reader->type)) kernels_->quantize(*reader, x + row * reader->in.span());
+  };
+  rows.member->share(rows.count, one, rows.many());
 }
 
 // Products beside each other; the panels of shared rows are dealt out together.
