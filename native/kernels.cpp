@@ -755,9 +755,9 @@ INLINE Vec greater(const Vec& most, const Vec& v) {  // magnitude; these compare
 // Writes a row's bytes, which are never ahead of what is to be read, and fills its last block;
 // number(i) are the 16 from the i-th on.
 template <class F>
-INLINE void write_bytes(const F& number, const Matrix& reader, float factor, float zero, float* x) {
+INLINE void write_bytes(const F& number, const Matrix& reader, float factor, float zero, float* row) {
   const Axis& axis = reader.in;
-  auto* out = reinterpret_cast<std::uint8_t*>(x);
+  auto* out = reinterpret_cast<std::uint8_t*>(row);
   for (long g = 0; g < axis.groups; ++g)
     for (long i = 0; i < axis.size; i += kLanes) {
       const Vec rounded = number(g * axis.stride + i) * factor + (zero + 0x1.8p23f);
@@ -776,21 +776,21 @@ void append_eights(float* x, long n_blocks) {
   }
 }
 
-// number(i) are 16 numbers of a row from the i-th on; x may be where they are.
+// number(i) are 16 numbers of a row from the i-th on; `out` may be where they are.
 template <class F>
-INLINE void round_row(const F& number, const Matrix& reader, float* x) {
+INLINE void round_row(const F& number, const Matrix& reader, float* out) {
   const long stride = reader.in.span();
   Vec magnitude = 0.0f;
   for (long i = 0; i < stride; i += kLanes) magnitude = greater(magnitude, number(i));
   const float most = fold(magnitude, kGreater);
   const auto zero = static_cast<float>(zero_of(reader.type)), limit = zero - 1;
-  write_bytes(number, reader, most > 0.0f ? limit / most : 0.0f, zero, x);
-  if (reader.type == Type::i4) append_eights(x, reader.n_blocks());
-  x[stride - 1] = most / limit;
+  write_bytes(number, reader, most > 0.0f ? limit / most : 0.0f, zero, out);
+  if (reader.type == Type::i4) append_eights(out, reader.n_blocks());
+  out[stride - 1] = most / limit;
 }
 
-void quantize(const Matrix& reader, float* x) {
-  round_row([=](long i) { return load16(x + i); }, reader, x);
+void quantize(const Matrix& reader, const float* x, float* out) {
+  round_row([=](long i) { return load16(x + i); }, reader, out);
 }
 
 void multiply(const Product& job, long n_rows, long first, long last) {

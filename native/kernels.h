@@ -88,9 +88,9 @@ struct Kernels {
   void (*rest)();
   // out = scale * row over n numbers, zeros after them up to padded(n)
   void (*widen)(const void* row, Type type, float scale, long n, float* out);
-  // a row x <- bytes, without the padding of groups, zero_of(reader.type) greater than they are; its
-  // last float becomes what one of them is worth
-  void (*quantize)(const Matrix& reader, float* x);
+  // out <- a row x as bytes, without the padding of groups, zero_of(reader.type) greater than they
+  // are; the last float becomes what one of them is worth. Where out is x, in place.
+  void (*quantize)(const Matrix& reader, const float* x, float* out);
   // out = (x - mean) / sqrt(variance + eps) * weight + bias over n floats
   void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, long n,
                      float* out);

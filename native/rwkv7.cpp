@@ -23,7 +23,7 @@ constexpr float kLayerNormEps = 1e-5f;
 constexpr long kChunkRows = 128;    // of a prompt; half of it where several threads read
 constexpr long kMixes = 7;          // what the projections and LoRAs read of a row; v twice
 constexpr long kPanelsPerItem = 4;  // what a thread claims at once
-constexpr long kFew = 3;            // rows that are not worth the attention of other threads
+constexpr long kFew = 3;            // rows that each thread prepares for itself
 
 sigjmp_buf escape;
 
@@ -40,7 +40,8 @@ bool works(const Kernels* kernels) {
     const std::vector<std::int32_t> start(kLanes, -64 * zero_of(Type::i8));
     const Matrix matrix{ones.data(), nullptr,     start.data(), nullptr,
                         nullptr,     {1, 64, 64}, {1, 16, 16},  Type::i8};
-    for (long row = 0; row < kGroup; ++row) kernels->quantize(matrix, x.data() + row * 64);
+    for (float* row = x.data(); row < x.data() + x.size(); row += 64)
+      kernels->quantize(matrix, row, row);
     kernels->multiply({&matrix, x.data(), y, Finish::sigmoid}, kGroup, 0, 1);
     kernels->rest();
   }
@@ -326,7 +327,7 @@ class Model::Loader {
     for (long first = 0; first < n_panels; first += kPanelsPerJob)
       summing_.push_back([=] {
         std::vector<float> zeros(bare.in.span()), sums(n_panels * kLanes);
-        kernels_->quantize(bare, zeros.data());
+        kernels_->quantize(bare, zeros.data(), zeros.data());
         zeros.back() = -1.0f;  // what one of its integers is worth
         const long last = std::min(n_panels, first + kPanelsPerJob);
         kernels_->multiply({&bare, zeros.data(), sums.data()}, 1, first, last);
@@ -347,10 +348,41 @@ class Model::Loader {
 struct Model::Rows {
   long n_sequences, span, count, token;  // token: where the pass begins in the batch
   Pool::Member* member;                  // what this thread does of them: its part, or all
-  float *x, *u, *before, *mixed[kMixes];
-  float *r, *w, *k, *v, *a, *v_mix, *g, *y, *v_first;  // [count, H * padded(N)]
+  float *x, *v_first;
+  float *r, *w, *k, *v, *a, *v_mix, *g, *y;  // [count, H * padded(N)]
   float *w_low, *a_low, *v_low, *g_low, *hidden;
-  float* states;  // one for each head, where N is not a whole number of panels
+  float* states;       // one for each head, where N is not a whole number of panels
+  const float** latest;  // of all threads: the u of one that made it
+
+  // What products read. Of few rows each thread makes it for itself, which takes less time than to
+  // wait for what another made; that of many rows is dealt out.
+  struct Inputs {
+    float *u, *before, *mixed[kMixes];
+  } shared, own;
+
+  bool apart() const { return count <= kFew && !member->alone(); }
+  const Inputs& inputs() const { return apart() ? own : shared; }
+
+  // Where x is rounded to, the i-th of what is rounded together: its place, if all threads share it.
+  float* rounded(float* x, long i) const { return apart() ? own.mixed[i] : x; }
+  const float* read_by(const Matrix& reader, float* x, long i = 0) const {
+    return is_integer(reader.type) ? rounded(x, i) : x;
+  }
+
+  // f(row) of all, to make inputs.
+  template <class F>
+  void each(const F& f) const {
+    if (!apart()) return member->share(count, f);
+    for (long row = 0; row < count; ++row) f(row);
+  }
+
+  // f(i) for every i in [0, n), with the inputs that `make` makes.
+  template <class Make, class F>
+  void share(const Make& make, long n, const F& f) const {
+    if (apart()) return member->share(n, f, make);
+    make();
+    member->share(n, f);
+  }
 
   // Lays the arrays out from `base`; returns the floats used.
   long place(const Dims& d, float* base) {
@@ -360,10 +392,10 @@ struct Model::Rows {
       p = base + used;
       used += items(count, kGroup) * kGroup * stride;
     };
-    for (float** p : {&x, &u, &before}) put(*p, width);
+    for (float** p : {&x, &shared.u, &shared.before}) put(*p, width);
     put(v_first, heads);
     const long mixes = used;  // free again once the heads begin
-    for (float*& p : mixed) put(p, width);
+    for (float*& p : shared.mixed) put(p, width);
     const long mixes_end = std::exchange(used, mixes);
     for (float** p : {&w, &a, &v_mix, &g, &y}) put(*p, heads);
     used = std::max(used, mixes_end);
@@ -379,7 +411,17 @@ struct Model::Rows {
     return used + heads * d.head_size;
   }
 
-  bool many() const { return count > kFew; }
+  // The same for what the thread makes for itself.
+  long place_own(const Dims& d, float* base) {
+    const long width = padded(d.d_model), heads = d.n_head() * padded(d.head_size);
+    const long widest = std::max({width, heads, padded(d.d_ffn), padded(d.rank_w), padded(d.rank_a),
+                                  padded(d.rank_v), padded(d.rank_g)});
+    own.u = base;
+    own.before = own.u + kFew * width;
+    own.mixed[0] = own.before + kFew * width;
+    for (long i = 1; i < kMixes; ++i) own.mixed[i] = own.mixed[i - 1] + kFew * widest;
+    return kFew * (2 * width + kMixes * widest);
+  }
 };
 
 Model::Model(const Dims& dims, const Tensors& tensors, int n_threads,
@@ -451,20 +493,24 @@ void Model::forward(const Batch& batch) {
   form.n_sequences = b;
   form.span = items(n_tokens, n_chunks);
   form.count = b * form.span;
-  const long needed = form.place(dims_, nullptr);
-  if (scratch_.size() < static_cast<std::size_t>(readers * needed + kLanes))
-    scratch_.assign(readers * needed + kLanes, 0.0f);
+  const long needed = form.place(dims_, nullptr), of_thread = form.place_own(dims_, nullptr);
+  const long total = readers * needed + pool_.n_threads() * of_thread + kLanes;
+  if (static_cast<long>(scratch_.size()) < total) scratch_.assign(total, 0.0f);
   const auto address = reinterpret_cast<std::uintptr_t>(scratch_.data());
   float* const scratch = reinterpret_cast<float*>((address + 63) / 64 * 64);
 
   std::atomic<long> next_chunk{0}, next_reader{0};
+  const float* latest_of_all = nullptr;
   for (auto& reached : reached_) reached.store(0, std::memory_order_relaxed);
   const auto read_on = [&](Pool::Member& member) {
     const long reader = readers > 1 ? next_reader.fetch_add(1) : 0;
     if (reader >= readers) return;
     Pool::Member alone;
+    const float* latest = nullptr;
     Rows rows = form;
     rows.member = readers > 1 ? &alone : &member;
+    rows.latest = readers > 1 ? &latest : &latest_of_all;
+    rows.place_own(dims_, scratch + readers * needed + member.self() * of_thread);
     long own = 0;  // all pass the same chunks, or each takes the next
     const auto take = [&] { return readers > 1 ? next_chunk.fetch_add(1) : own++; };
     while ((rows.token = form.span * take()) < n_tokens) {
@@ -478,17 +524,18 @@ void Model::forward(const Batch& batch) {
   kernels_->rest();
 }
 
-// One chunk, through all layers; each layer waits for what the chunk before leaves in its states.
+// One chunk, through all layers; read apart from others, each layer waits for what the chunk before
+// leaves in its states.
 void Model::read(const Batch& batch, Rows& rows) {
   const long end = rows.token + rows.span;
   embed(batch, rows);
   for (long layer = 0; layer < dims_.n_layer; ++layer) {
     std::atomic<long>& reached = reached_[layer];
     const auto ready = [&] { return reached.load(std::memory_order_acquire) == rows.token; };
-    rows.member->share(1, [&](long) { Pool::await(ready); });
+    if (rows.member->alone()) Pool::await(ready);
     time_mix(layer, batch, rows);
     channel_mix(layer, batch, rows);
-    rows.member->share(1, [&](long) { reached.store(end, std::memory_order_release); });
+    if (rows.member->alone()) reached.store(end, std::memory_order_release);
   }
   if (batch.every_token || end == batch.n_tokens) read_out(batch, rows);
 }
@@ -504,90 +551,121 @@ void Model::embed(const Batch& batch, const Rows& rows) {
                     embedding_scale_ ? embedding_scale_[id] : 1.0f, d, x);
     if (ln0_) kernels_->layer_norm(x, ln0_, ln0_ + width, kLayerNormEps, d, x);
   };
-  rows.member->share(rows.count, one, rows.many());
+  rows.member->share(rows.count, one);
 }
 
-// The norm that a mix reads. The shift states move on: what they held is read by the first row of
-// each sequence.
-void Model::norm(const float* ln, float* states, float* all, const Rows& rows) {
+// A blend of u, the norm of x, with the u one token earlier for each of the `readers`, none for one
+// without inputs.
+void Model::mix(const float* ln, const float* states, const float* mixes,
+                std::initializer_list<const Matrix*> readers, const Rows& rows) {
   const long d = dims_.d_model, width = padded(d), step = dims_.n_layer * 2 * d;
-  const auto one = [&](long row) {
-    float* u = all + row * width;
-    kernels_->layer_norm(rows.x + row * width, ln, ln + width, kLayerNormEps, d, u);
-    if ((row + 1) % rows.span) return;
-    float *before = rows.before + row / rows.span * width, *state = states + row / rows.span * step;
-    std::memcpy(before, state, d * sizeof(float));
-    std::fill(before + d, before + width, 0.0f);
-    std::memcpy(state, u, d * sizeof(float));
+  const Rows::Inputs& in = rows.inputs();
+  const auto norm = [&](long row) {
+    kernels_->layer_norm(rows.x + row * width, ln, ln + width, kLayerNormEps, d, in.u + row * width);
   };
-  rows.member->share(rows.count, one, rows.many());
+  const auto blend = [&](long row) {
+    const float *u = in.u + row * width, *before = u - width;
+    if (row % rows.span == 0) {
+      float* padded_state = in.before + row * width;
+      std::memcpy(padded_state, states + row / rows.span * step, d * sizeof(float));
+      std::fill(padded_state + d, padded_state + width, 0.0f);
+      before = padded_state;
+    }
+    for (long i = 0; i < static_cast<long>(readers.size()); ++i)
+      if (const Matrix* reader = readers.begin()[i]; reader->in.length())
+        kernels_->blend(*reader, u, before, mixes + i * width, in.mixed[i] + row * width);
+  };
+  if (rows.span == 1) return rows.each([&](long row) { norm(row), blend(row); });
+  rows.each(norm);
+  rows.each(blend);
 }
 
-// A blend of u with the u one token earlier for each of the `readers`, none for one without inputs.
-void Model::mix(const float* all, const float* mixes, std::initializer_list<const Matrix*> readers,
-                const Rows& rows) {
-  const long width = padded(dims_.d_model), n_readers = static_cast<long>(readers.size());
-  const auto one = [&](long row) {
-    const float* u = all + row * width;
-    const float* before = row % rows.span ? u - width : rows.before + row / rows.span * width;
-    for (long i = 0; i < n_readers; ++i) {
-      const Matrix* reader = readers.begin()[i];
-      if (reader->in.length())
-        kernels_->blend(*reader, u, before, mixes + i * width, rows.mixed[i] + row * width);
-    }
-  };
-  rows.member->share(rows.count, one, rows.many());
+// The shift states move on, once no thread reads them.
+void Model::shift(float* states, const Rows& rows) {
+  const long d = dims_.d_model, width = padded(d), step = dims_.n_layer * 2 * d;
+  for (long b = 0; b < rows.n_sequences; ++b)
+    std::memcpy(states + b * step, *rows.latest + ((b + 1) * rows.span - 1) * width,
+                d * sizeof(float));
 }
 
 // The rows in the form in which their readers take them.
 void Model::quantize(std::initializer_list<Read> reads, const Rows& rows) {
   const auto rounds = [](const Read& read) { return is_integer(read.first->type); };
   if (std::none_of(reads.begin(), reads.end(), rounds)) return;
-  const auto one = [&](long row) {
-    for (const auto& [reader, x] : reads)
-      if (is_integer(reader->type)) kernels_->quantize(*reader, x + row * reader->in.span());
-  };
-  rows.member->share(rows.count, one, rows.many());
+  rows.each([&](long row) {
+    for (const Read& read : reads) {
+      if (!rounds(read)) continue;
+      const long at = row * read.first->in.span();
+      float* out = rows.rounded(read.second, &read - reads.begin());
+      kernels_->quantize(*read.first, read.second + at, out + at);
+    }
+  });
 }
 
-// Products beside each other; the panels of shared rows are dealt out together.
-void Model::multiply(std::initializer_list<Product> products, const Rows& rows) {
+// Products beside each other, of what `make` makes; their panels are dealt out together. Who begins
+// does what `also` says.
+template <class Make, class Also>
+void Model::multiply(const Make& make, std::initializer_list<Product> products, const Rows& rows,
+                     const Also& also) {
   const auto items_of = [](const Product& p) { return items(p.matrix->n_panels(), kPanelsPerItem); };
   long n_items = 0;
   for (const Product& p : products) n_items += items_of(p);
-  rows.member->share(n_items, [&](long item) {
+  rows.share(make, n_items, [&](long item) {
+    if (item == 0) also();
     const Product* p = products.begin();
     for (; item >= items_of(*p); ++p) item -= items_of(*p);
-    const long first = item * kPanelsPerItem, last = first + kPanelsPerItem;
-    kernels_->multiply(*p, rows.count, first, std::min(p->matrix->n_panels(), last));
+    const long first = item * kPanelsPerItem;
+    const long last = std::min(p->matrix->n_panels(), first + kPanelsPerItem);
+    // another thread has read what is there: its core gives the lines up while we multiply
+    for (long row = 0; row < rows.count && !rows.member->alone(); ++row)
+      for (long panel = first; panel < last; ++panel)
+        __builtin_prefetch(p->y + row * p->y_stride() + panel * kLanes, 1);
+    kernels_->multiply(*p, rows.count, first, last);
   });
+}
+
+// x += W from
+template <class Also>
+void Model::add_product(const Matrix& matrix, float* from, const Rows& rows, const Also& also) {
+  multiply([&] { quantize({{&matrix, from}}, rows); },
+           {{&matrix, rows.read_by(matrix, from), rows.x, Finish::add}}, rows, also);
 }
 
 void Model::time_mix(long index, const Batch& batch, Rows& rows) {
   const Layer& layer = layers_[index];
   const long d = dims_.d_model, width = padded(d), heads = dims_.n_head() * padded(dims_.head_size);
-  norm(layer.ln1, batch.shift + index * 2 * d, rows.u, rows);
-  mix(rows.u, layer.mixes,
-      {&layer.receptance, &layer.w1, &layer.key, &layer.value, &layer.a1, &layer.g1, &layer.v1},
-      rows);
-  float* const* x = rows.mixed;
-  multiply({{&layer.receptance, x[0], rows.r}, {&layer.w1, x[1], rows.w_low, Finish::tanh},
-            {&layer.key, x[2], rows.k}, {&layer.value, x[3], rows.v},
-            {&layer.v1, x[6], rows.v_low}, {&layer.a1, x[4], rows.a_low},
-            {&layer.g1, x[5], rows.g_low, Finish::sigmoid}},
-           rows);
-  quantize({{&layer.w2, rows.w_low}, {&layer.a2, rows.a_low}, {&layer.g2, rows.g_low},
-            {&layer.v2, rows.v_low}},
-           rows);
-  rows.member->share(dims_.n_head(), [&](long h) { head(index, h, batch, rows); });
+  float* const states = batch.shift + index * 2 * d;
+  const auto blends = [&] {
+    mix(layer.ln1, states, layer.mixes,
+        {&layer.receptance, &layer.w1, &layer.key, &layer.value, &layer.a1, &layer.g1, &layer.v1},
+        rows);
+  };
+  const Rows::Inputs& in = rows.inputs();
+  multiply(blends,  // in an order that gives two threads as much
+           {{&layer.receptance, in.mixed[0], rows.r},
+            {&layer.w1, in.mixed[1], rows.w_low, Finish::tanh},
+            {&layer.a1, in.mixed[4], rows.a_low},
+            {&layer.key, in.mixed[2], rows.k},
+            {&layer.value, in.mixed[3], rows.v},
+            {&layer.v1, in.mixed[6], rows.v_low},
+            {&layer.g1, in.mixed[5], rows.g_low, Finish::sigmoid}},
+           rows, [&] { *rows.latest = in.u; });
+  const auto low = [&] {
+    quantize({{&layer.w2, rows.w_low}, {&layer.a2, rows.a_low}, {&layer.g2, rows.g_low},
+              {&layer.v2, rows.v_low}},
+             rows);
+  };
+  rows.share(low, dims_.n_head(), [&](long h) {
+    if (h == 0) shift(states, rows);
+    head(index, h, batch, rows);
+  });
   if (index + 1 == dims_.n_layer && !batch.every_token && rows.n_sequences == 1 && rows.span > 2) {
     // No state reads what follows, but for the last row, whose channel mix reads one row back.
     rows.x += (rows.span - 2) * width;
     rows.y += (rows.span - 2) * heads;
     rows.count = rows.span = 2;
   }
-  quantize({{&layer.output, rows.y}}, rows);
-  multiply({{&layer.output, rows.y, rows.x, Finish::add}}, rows);
+  add_product(layer.output, rows.y, rows, [] {});
 }
 
 // One head of every sequence: the second LoRA products, then the recurrence.
@@ -595,10 +673,10 @@ void Model::head(long index, long h, const Batch& batch, const Rows& rows) {
   const Layer& layer = layers_[index];
   const long n = dims_.head_size, stride = padded(n), heads = dims_.n_head() * stride;
   const long first = h * stride / kLanes, last = first + stride / kLanes;
-  for (const Product& p : {Product{&layer.w2, rows.w_low, rows.w},
-                           Product{&layer.a2, rows.a_low, rows.a},
-                           Product{&layer.g2, rows.g_low, rows.g},
-                           Product{&layer.v2, rows.v_low, rows.v_mix}})
+  for (const Product& p : {Product{&layer.w2, rows.read_by(layer.w2, rows.w_low, 0), rows.w},
+                           Product{&layer.a2, rows.read_by(layer.a2, rows.a_low, 1), rows.a},
+                           Product{&layer.g2, rows.read_by(layer.g2, rows.g_low, 2), rows.g},
+                           Product{&layer.v2, rows.read_by(layer.v2, rows.v_low, 3), rows.v_mix}})
     if (p.matrix->n_panels()) kernels_->multiply(p, rows.count, first, last);
 
   HeadWeights weights = layer.head;
@@ -633,11 +711,14 @@ void Model::head(long index, long h, const Batch& batch, const Rows& rows) {
 
 void Model::channel_mix(long index, const Batch& batch, const Rows& rows) {
   const Layer& layer = layers_[index];
-  norm(layer.ln2, batch.shift + (index * 2 + 1) * dims_.d_model, rows.u, rows);
-  mix(rows.u, layer.ffn_mix, {&layer.ffn_key}, rows);
-  multiply({{&layer.ffn_key, rows.mixed[0], rows.hidden, Finish::relu_squared}}, rows);
-  quantize({{&layer.ffn_value, rows.hidden}}, rows);
-  multiply({{&layer.ffn_value, rows.hidden, rows.x, Finish::add}}, rows);
+  float* const states = batch.shift + (index * 2 + 1) * dims_.d_model;
+  const Rows::Inputs& in = rows.inputs();
+  const auto blend = [&] {
+    mix(layer.ln2, states, layer.ffn_mix, {&layer.ffn_key}, rows);
+  };
+  multiply(blend, {{&layer.ffn_key, in.mixed[0], rows.hidden, Finish::relu_squared}}, rows,
+           [&] { *rows.latest = in.u; });
+  add_product(layer.ffn_value, rows.hidden, rows, [&] { shift(states, rows); });
 }
 
 void Model::read_out(const Batch& batch, Rows& rows) {
@@ -647,15 +728,17 @@ void Model::read_out(const Batch& batch, Rows& rows) {
   const long groups = together ? 1 : rows.n_sequences, count = rows.n_sequences * span / groups;
   for (long group = 0; group < groups; ++group) {
     rows.count = count;
-    const auto one = [&](long i) {
-      const long b = group + i / span, t = rows.span - span + i % span;
-      kernels_->layer_norm(rows.x + (b * rows.span + t) * width, ln_out_, ln_out_ + width,
-                           kLayerNormEps, dims_.d_model, rows.u + i * width);
+    float* const u = rows.inputs().u;
+    const auto normed = [&] {
+      rows.each([&](long i) {
+        const long b = group + i / span, t = rows.span - span + i % span;
+        kernels_->layer_norm(rows.x + (b * rows.span + t) * width, ln_out_, ln_out_ + width,
+                             kLayerNormEps, dims_.d_model, u + i * width);
+      });
+      quantize({{&head_, u}}, rows);
     };
-    rows.member->share(count, one, /*worth=*/false);
-    quantize({{&head_, rows.u}}, rows);
     float* logits = batch.logits + (group * batch.n_tokens + (together ? 0 : rows.token)) * vocab;
-    multiply({{&head_, rows.u, logits}}, rows);
+    multiply(normed, {{&head_, rows.read_by(head_, u), logits}}, rows, [] {});
   }
 }
 

@@ -70,11 +70,15 @@ class Model {
   void head(long layer, long head, const Batch& batch, const Rows& rows);
   void channel_mix(long layer, const Batch& batch, const Rows& rows);
   void read_out(const Batch& batch, Rows& rows);
-  void norm(const float* ln, float* states, float* u, const Rows& rows);
-  void mix(const float* u, const float* mixes, std::initializer_list<const Matrix*> readers,
-           const Rows& rows);
+  void mix(const float* ln, const float* states, const float* mixes,
+           std::initializer_list<const Matrix*> readers, const Rows& rows);
+  void shift(float* states, const Rows& rows);
   void quantize(std::initializer_list<Read> reads, const Rows& rows);
-  void multiply(std::initializer_list<Product> products, const Rows& rows);
+  template <class Make, class Also>
+  void multiply(const Make& make, std::initializer_list<Product> products, const Rows& rows,
+                const Also& also);
+  template <class Also>
+  void add_product(const Matrix& matrix, float* from, const Rows& rows, const Also& also);
 
   Dims dims_;
   const Kernels* kernels_;

@@ -1,8 +1,9 @@
 // A pool whose threads run one function together and pass the same steps in the same order. The items
 // of a step are dealt out: each thread begins with a share and then takes what the others have not
-// begun, so one that the system keeps off the processor holds nothing up but the item it is at. What
-// lies between two steps is done by the thread that did the last item. A caller that had to wait long
-// works alone for a while. Idle threads spin for a moment, then sleep.
+// begun, so one that the system keeps off the processor holds nothing up but the item it is at. Each
+// counts for itself what it did and reads the others' counts, so that between two steps a line goes
+// from core to core once. A caller that had to wait long works alone for a while. Idle threads spin
+// for a moment, then sleep.
 #pragma once
 
 #include <atomic>
@@ -22,50 +23,54 @@ class Pool {
    public:
     Member() = default;
 
-    // f(i) for every i in [0, n), in any order, on any thread; one item, or several of which that is
-    // not `worth` it, on the thread that did the last of those before.
-    template <class F>
-    void share(long n, const F& f, bool worth = true) {
-      if (!pool_ || n <= 1 || !worth) {
-        for (long i = 0; leads_ && i < n; ++i) f(i);
+    bool alone() const { return !pool_; }
+    long self() const { return self_; }  // 0 for the caller's, or alone
+
+    // f(i) for every i in [0, n), in any order, on any thread; returns when all is done. A thread that
+    // does any of it calls first() before: nothing that the items read changes from then on.
+    template <class F, class First>
+    void share(long n, const F& f, const First& first) {
+      if (!pool_) {
+        first();
+        for (long i = 0; i < n; ++i) f(i);
         return;
       }
       ++step_;
       due_ += n;
-      if (!leads_ && !opens()) return;
-      const auto work = [&](long share) {  // whether that ended the step
+      bool ready = false;
+      const auto work = [&](long share) {
         const long end = pool_->first_of(share + 1, n), size = end - pool_->first_of(share, n);
         long left = pool_->claim(share, step_, size);
-        std::uint64_t done = 0;
-        if (leads_) pool_->open_.store(step_, std::memory_order_release);
-        if (share != self_ && left > 0) late_ = left == size;
-        for (; left > 0; left = pool_->claim(share, step_, size), ++done) f(end - left);
-        leads_ = done && pool_->done_.fetch_add(done, std::memory_order_acq_rel) + done == due_;
-        return leads_;
+        if (share != self_) late_ = left > 0 && left == size;
+        if (left == 0) return;
+        if (!ready) first();
+        ready = true;
+        for (; left > 0; left = pool_->claim(share, step_, size), ++did_) f(end - left);
+        pool_->shares_[self_].done.store(did_, std::memory_order_release);
       };
-      if (work(self_) || spin(late_ ? 0 : kMoment, [&] { return open() != step_; })) return;
-      for (long i = 1; i < pool_->n_threads_; ++i)
-        if (work((self_ + i) % pool_->n_threads_)) return;
+      const auto over = [&] { return pool_->done() >= due_; };
+      work(self_);
+      if (spin(late_ ? 0 : kMoment, over)) return;
+      for (long i = 1; i < pool_->n_threads_; ++i) work((self_ + i) % pool_->n_threads_);
+      while (!wait(kStall, over))
+        if (self_ == 0) pool_->stalled();
+    }
+
+    template <class F>
+    void share(long n, const F& f) {
+      share(n, f, [] {});
     }
 
    private:
     friend Pool;
     Member(Pool* pool, long self)
-        : pool_(pool), self_(self), leads_(self == 0), step_(pool->step_), due_(pool->due_) {}
-
-    std::uint64_t open() const { return pool_->open_.load(std::memory_order_acquire); }
-
-    // Waits for the step to begin: whether it goes on.
-    bool opens() const {
-      while (!wait(kStall, [&] { return open() >= step_; }))
-        if (self_ == 0) pool_->stalled();
-      return open() == step_;
-    }
+        : pool_(pool), self_(self), step_(pool->step_), due_(pool->due_),
+          did_(pool->shares_[self].done.load(std::memory_order_relaxed)) {}
 
     Pool* pool_ = nullptr;
     long self_ = 0;
-    bool leads_ = true, late_ = false;  // late: another, whose share has been begun for it
-    std::uint64_t step_ = 0, due_ = 0;  // the step it is at, and all items up to its end
+    bool late_ = false;  // another, whose share was begun for it
+    std::uint64_t step_ = 0, due_ = 0, did_ = 0;  // the step it is at; all items up to its end; its own
   };
 
   Pool(int n_threads, void (*before_sleep)())
@@ -81,8 +86,8 @@ class Pool {
 
   long n_threads() const { return n_threads_; }
 
-  // f(member) on every thread that comes before the caller is through, whose own is the first to
-  // lead; returns when all have left. No step of a `brief` run is worth a long wait.
+  // f(member) on every thread that comes before the caller is through; returns when all have left. No
+  // step of a `brief` run is worth a long wait.
   template <class F>
   void run(const F& f, bool brief = true) {
     Member alone;
@@ -93,7 +98,6 @@ class Pool {
     turn(1);
     Member caller(this, 0);
     f(caller);
-    open_.store(++caller.step_, std::memory_order_release);  // the last is over
     gate_.fetch_add(kTurn);
     while (!wait(kStall, [&] { return gate_.load(std::memory_order_acquire) % kTurn == 0; })) stalled();
     step_ = caller.step_;
@@ -170,6 +174,13 @@ class Pool {
     return left;
   }
 
+  // Items done, of all steps.
+  std::uint64_t done() const {
+    std::uint64_t sum = 0;
+    for (const Share& share : shares_) sum += share.done.load(std::memory_order_acquire);
+    return sum;
+  }
+
   // The gate's turn is odd while it is open; below it, how many workers are inside.
   void turn(std::uint64_t by) {
     gate_.fetch_add(by * kTurn);
@@ -201,8 +212,9 @@ class Pool {
   // a step within a ticket, above more items than a share has; a turn of the gate, above all workers
   static constexpr std::uint64_t kItems = std::uint64_t{1} << 24, kTurn = std::uint64_t{1} << 16;
 
-  struct alignas(kLine) Share {  // apart, since whoever writes a line takes it from the others
-    std::atomic<std::uint64_t> ticket{0};
+  struct Share {  // on lines of their own, since whoever writes one takes it from the others
+    alignas(kLine) std::atomic<std::uint64_t> ticket{0};
+    alignas(kLine) std::atomic<std::uint64_t> done{0};  // items of any share that this thread did
   };
 
   std::vector<std::thread> workers_;
@@ -214,8 +226,6 @@ class Pool {
   bool brief_ = false;
   std::uint64_t step_ = 0, due_ = 0;  // where the next run begins
   Clock::time_point alone_until_{};
-  alignas(kLine) std::atomic<std::uint64_t> open_{0};  // the newest step that has begun
-  alignas(kLine) std::atomic<std::uint64_t> done_{0};  // items, of all steps
   alignas(kLine) std::atomic<std::uint64_t> gate_{0};
   alignas(kLine) std::atomic<bool> sleeping_{false};  // whether somebody may be
   std::atomic<bool> stop_{false};

@@ -30,7 +30,8 @@ void interrupt(int) {
 
 void rest() { std::this_thread::sleep_for(microseconds(100)); }
 
-// Whether every item of every step was done once, and what lies between two of them by one thread.
+// Whether every item of every step was done once, after the steps before, and with what its thread
+// took from them.
 bool use(int n_threads, std::mt19937& random) {
   sigset_t alarm;
   sigemptyset(&alarm);
@@ -38,14 +39,15 @@ bool use(int n_threads, std::mt19937& random) {
   pthread_sigmask(SIG_BLOCK, &alarm, nullptr);  // the pool's own threads are not interrupted
   anser::Pool pool(n_threads, rest);
   pthread_sigmask(SIG_UNBLOCK, &alarm, nullptr);
-  long steps = 0;  // of the thread that leads, seen by all
+  long steps = 0;  // written by one thread, seen by all
   std::atomic<long> sum{0};
   bool right = true;
   for (long run = 0; run < kRuns; ++run) {
     const auto count = [&](anser::Pool::Member& member) {
       for (long step = 0; step < kSteps; ++step) {
+        long seen = -1;
         member.share(1, [&](long) { ++steps; });
-        member.share(kItems + step, [&](long i) { sum += steps + i; });
+        member.share(kItems + step, [&](long i) { sum += seen + i; }, [&] { seen = steps; });
         member.share(1, [&](long) {
           const long n = kItems + step;
           right = right && sum == n * steps + n * (n - 1) / 2;
