@@ -376,6 +376,9 @@ constexpr long kAhead = 3072;
 constexpr bool kFetchHalves = false;
 #endif
 
+// Halves of four panels in one stream are read quicker there, where blocks are as wide for all rows.
+constexpr long kHalvesBeside = kFetchHalves && kParts == 1 ? 4 : 1;
+
 // What is read next, asked for in the order in which it lies, as many bytes at each step as are read
 // of P panels: of one what is a little ahead, of several beside each other what comes after them.
 template <int P, long kBytes>
@@ -393,18 +396,21 @@ struct Coming {
 // P panels times T rows in registers; each sum runs over k = 0, 1, 2, ...
 template <class E, int P, int T>
 void block(const Product& job, long row, long panel) {
-  const long n_in = job.matrix->in.span();
-  const E* w = static_cast<const E*>(job.matrix->weights) + panel * n_in * kLanes;
+  const Matrix& m = *job.matrix;
+  const long n_in = m.in.span(), first = panel / m.beside * m.beside, left = m.n_panels() - first;
+  const long step = (left < m.beside ? left : m.beside) * kLanes;
+  const long apart = m.beside > 1 ? kLanes : n_in * kLanes;
+  const E* w = static_cast<const E*>(m.weights) + (first * n_in + panel - first) * kLanes;
   const float* x = job.x + row * n_in;
-  Coming<P, kLanes * sizeof(E)> coming(w, n_in);
+  Coming<P, kLanes * sizeof(E)> coming(w, m.beside > 1 ? 0 : n_in);
   Vec sums[P][T];
 #pragma GCC unroll 24
   for (int i = 0; i < P * T; ++i) sums[i / T][i % T] = Vec(0.0f);
-  for (long k = 0; k < n_in; ++k, w += kLanes, ++x) {
+  for (long k = 0; k < n_in; ++k, w += step, ++x) {
     if (kFetchHalves && sizeof(E) == 2 && row == 0) coming.fetch();
 #pragma GCC unroll 4
     for (int p = 0; p < P; ++p) {
-      const Vec weights = load16(w + p * n_in * kLanes);
+      const Vec weights = load16(w + p * apart);
 #pragma GCC unroll 6
       for (int t = 0; t < T; ++t) sums[p][t] = fused(weights, x[t * n_in], sums[p][t]);
     }
@@ -448,8 +454,10 @@ template <class E>
 void multiply_floats(const Product& job, long n_rows, long first, long last) {
   const long n_blocks = (n_rows + kMaxRows - 1) / kMaxRows;
   const int width = panels_for(static_cast<int>((n_rows + n_blocks - 1) / n_blocks));
+  const long beside = job.matrix->beside;
   for (long panel = first; panel < last;) {
-    const int take = last - panel >= width ? width : 1;
+    const long end = beside > 1 ? (panel / beside + 1) * beside : last;
+    const int take = (last < end ? last : end) - panel >= width ? width : 1;
     deal(n_rows, kMaxRows, [&](long row, long count) {
       with_constant<kMaxRows>(count, [&](auto t) {
         constexpr int T = decltype(t)::value;
@@ -959,8 +967,8 @@ void head(const HeadWeights& weights, HeadRows rows, long n_rows, long n, float*
 #define TEXT(name) TEXT_OF(name)
 
 const Kernels* ANSER_KERNELS() {
-  static const Kernels table = {TEXT(ANSER_NAME), multiply, rest,       widen,
-                                quantize,         layer_norm, blend, head};
+  static const Kernels table = {TEXT(ANSER_NAME), kHalvesBeside, multiply, rest, widen,
+                                quantize,         layer_norm,    blend,    head};
   return &table;
 }
 

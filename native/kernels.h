@@ -48,6 +48,7 @@ struct Matrix {
   const float* bias = nullptr;            // [panels * 16] or null
   Axis in{}, out{};
   Type type = Type::f32;
+  long beside = 1;  // floats: [panel / beside][in.span()][beside][16], the last panels maybe fewer
 
   long n_panels() const { return (out.span() + kLanes - 1) / kLanes; }
   long n_blocks() const { return (in.length() + kBlock - 1) / kBlock; }
@@ -83,6 +84,7 @@ struct HeadRows {
 
 struct Kernels {
   const char* name;
+  long beside;  // what Matrix::beside is to be for 16 bits
   void (*multiply)(const Product& product, long n_rows, long first_panel, long last_panel);
   // gives back what a thread holds of the processor from one product to the next
   void (*rest)();

@@ -230,6 +230,7 @@ class Model::Loader {
   Matrix matrix(const std::string& name, const Tensor& tensor, const Axis& in, const Axis& out,
                 long in_step, long out_step) {
     Matrix m{nullptr, nullptr, nullptr, nullptr, nullptr, in, out, tensor.type};
+    if (m.type == Type::f16) m.beside = kernels_->beside;
     const Source from{tensor.data, in, out, in_step, out_step};
     const long filled = m.n_blocks() * kBlock, row = filled / 2;
     if (is_integer(m.type)) {
@@ -239,8 +240,8 @@ class Model::Loader {
       m.scale = vectors({name + ".scale"}, panels_of(out));
     }
     switch (m.type) {
-      case Type::f32: m.weights = singles<float>(from); break;
-      case Type::f16: m.weights = singles<std::uint16_t>(from); break;
+      case Type::f32: m.weights = singles<float>(from, m.beside); break;
+      case Type::f16: m.weights = singles<std::uint16_t>(from, m.beside); break;
       case Type::i8: m.weights = fours(from, filled, 0); break;
       case Type::i4:
         m.weights = fours({tensor.data, {1, row, row}, out, 1, row}, row, 0x88);
@@ -257,27 +258,33 @@ class Model::Loader {
     if (tensor.type != Type::i4 || !std::all_of(factor, factor + out.length() * blocks, fits))
       throw std::invalid_argument("tensor '" + name + ".factor' is not of bytes up to " +
                                   std::to_string(kMaxFactor));
-    return singles<std::uint8_t>({factor, {1, blocks, blocks}, out, 1, blocks});
+    return singles<std::uint8_t>({factor, {1, blocks, blocks}, out, 1, blocks}, 1);
   }
 
-  // [panel][k][16]
+  // `beside` panels, the last ones maybe fewer, beside each other: [panel / beside][k][beside][16]
   template <class E>
-  const E* singles(const Source& from) {
-    return panels<E>(from, from.in.span(), [=](E* panel, const E* outputs, long count) {
+  const E* singles(const Source& from, long beside) {
+    const long n_panels = items(from.out.span(), kLanes);
+    return panels<E>(from, from.in.span(), [=](E* packed, long panel, const E* outputs, long count) {
       const Axis& in = from.in;
-      for (long g = 0; g < in.groups; ++g) {
-        E* to = panel + g * in.stride * kLanes;
-        for (long k = g * in.size; k < (g + 1) * in.size; ++k, to += kLanes)
-          for (long j = 0; j < count; ++j) to[j] = outputs[k * from.in_step + j * from.out_step];
-      }
+      const long first = panel / beside * beside, step = std::min(beside, n_panels - first) * kLanes;
+      E* to = packed + (first * in.span() + panel - first) * kLanes;
+      if (count < kLanes || in.span() > in.length())
+        for (long k = 0; k < in.span(); ++k) std::fill_n(to + k * step, kLanes, E{});
+      for (long g = 0; g < in.groups; ++g)
+        for (long i = 0, k = g * in.size; i < in.size; ++i, ++k)
+          for (long j = 0; j < count; ++j)
+            to[(g * in.stride + i) * step + j] = outputs[k * from.in_step + j * from.out_step];
     });
   }
 
   // [panel][k / 4][16][4] bytes, with zeros up to `n_packed` of an output; some bits of each flipped
   const std::uint8_t* fours(const Source& from, long n_packed, std::uint8_t flipped) {
     using Byte = std::uint8_t;
-    return panels<Byte>(from, n_packed, [=](Byte* to, const Byte* outputs, long count) {
+    return panels<Byte>(from, n_packed, [=](Byte* to, long panel, const Byte* outputs, long count) {
       const long n = from.in.length();
+      to += panel * n_packed * kLanes;
+      if (count < kLanes || n_packed > n) std::memset(to, 0, n_packed * kLanes);
       long k = 0;
       for (; from.in_step == 1 && k + 4 <= n; k += 4)
         for (long j = 0; j < count; ++j)
@@ -291,8 +298,8 @@ class Model::Loader {
     });
   }
 
-  // f(panel, its first output, how many it has), later, for each panel of `n_packed` elements an
-  // output. Far apart in memory threads do not wait for each other's fresh pages.
+  // f(all panels, which, its first output, how many it has), later, for each panel of `n_packed`
+  // elements an output. Far apart in memory threads do not wait for each other's fresh pages.
   template <class E, class F>
   const E* panels(const Source& from, long n_packed, const F& f) {
     const long n_panels = items(from.out.span(), kLanes);
@@ -301,11 +308,8 @@ class Model::Loader {
     const auto pack = [=](long panel) {
       const long group = panel / in_group, first = panel % in_group * kLanes;
       const long count = std::min(kLanes, from.out.size - first);
-      E* to = packed + panel * n_packed * kLanes;
-      if (count < kLanes || n_packed > from.in.length())
-        std::memset(to, 0, n_packed * kLanes * sizeof(E));
-      f(to, static_cast<const E*>(from.data) + (group * from.out.size + first) * from.out_step,
-        count);
+      const E* outputs = static_cast<const E*>(from.data);
+      f(packed, panel, outputs + (group * from.out.size + first) * from.out_step, count);
     };
     for (long first = 0; first < n_panels; first += kPanelsPerJob)
       packing_.push_back([=] {
