@@ -352,6 +352,7 @@ class Model::Loader {
 struct Model::Rows {
   long n_sequences, span, count, token;  // token: where the pass begins in the batch
   Pool::Member* member;                  // what this thread does of them: its part, or all
+  bool in_turn;                          // whether the chunk before is another thread's
   float *x, *v_first;
   float *r, *w, *k, *v, *a, *v_mix, *g, *y;  // [count, H * padded(N)]
   float *w_low, *a_low, *v_low, *g_low, *hidden;
@@ -485,25 +486,27 @@ Model::Model(const Dims& dims, const Tensors& tensors, int n_threads,
 
 Model::~Model() = default;
 
-// What one core wrote reaches another slowly. So of a long prompt each thread reads chunks of its own,
-// a layer behind the chunk before, and only states change hands; fewer rows are dealt out to all.
+// What one core wrote reaches another slowly. So of long prompts each thread reads as many as the
+// others, or if they do not come out even chunks of its own, a layer behind the chunk before, so that
+// only states change hands; fewer rows are dealt out to all.
 void Model::forward(const Batch& batch) {
   const std::lock_guard<std::mutex> turn(turn_);
   const long b = batch.n_sequences, n_tokens = batch.n_tokens;
   const long readers = std::clamp(n_tokens / items(2 * kGroup, b), 1L, pool_.n_threads());
-  const long most = std::max(1L, (readers > 1 ? kChunkRows / 2 : kChunkRows) / b);
-  const long n_chunks = items(n_tokens, most * readers) * readers;
+  const long n_parts = b % readers ? 1 : readers, in_turn = readers / n_parts;
+  const long most = (readers > 1 ? kChunkRows / 2 : kChunkRows) / items(b, n_parts);
+  const long n_chunks = items(n_tokens, std::max(1L, most) * in_turn) * in_turn;
   Rows form{};
-  form.n_sequences = b;
+  form.in_turn = in_turn > 1;
   form.span = items(n_tokens, n_chunks);
-  form.count = b * form.span;
+  form.count = items(b, n_parts) * form.span;
   const long needed = form.place(dims_, nullptr), of_thread = form.place_own(dims_, nullptr);
   const long total = readers * needed + pool_.n_threads() * of_thread + kLanes;
   if (static_cast<long>(scratch_.size()) < total) scratch_.assign(total, 0.0f);
   const auto address = reinterpret_cast<std::uintptr_t>(scratch_.data());
   float* const scratch = reinterpret_cast<float*>((address + 63) / 64 * 64);
 
-  std::atomic<long> next_chunk{0}, next_reader{0};
+  std::atomic<long> next_chunk{0}, next_part{0}, next_reader{0};
   const float* latest_of_all = nullptr;
   for (auto& reached : reached_) reached.store(0, std::memory_order_relaxed);
   const auto read_on = [&](Pool::Member& member) {
@@ -515,20 +518,35 @@ void Model::forward(const Batch& batch) {
     rows.member = readers > 1 ? &alone : &member;
     rows.latest = readers > 1 ? &latest : &latest_of_all;
     rows.place_own(dims_, scratch + readers * needed + member.self() * of_thread);
-    long own = 0;  // all pass the same chunks, or each takes the next
-    const auto take = [&] { return readers > 1 ? next_chunk.fetch_add(1) : own++; };
-    while ((rows.token = form.span * take()) < n_tokens) {
-      rows.span = std::min(form.span, n_tokens - rows.token);
-      rows.count = b * rows.span;
-      rows.place(dims_, scratch + reader * needed);
-      read(batch, rows);
-    }
+    const auto read_part = [&](const Batch& part) {
+      long own = 0;  // the chunks pass one after another, or each thread takes the next
+      const auto take = [&] { return in_turn > 1 ? next_chunk.fetch_add(1) : own++; };
+      while ((rows.token = form.span * take()) < n_tokens) {
+        rows.n_sequences = part.n_sequences;
+        rows.span = std::min(form.span, n_tokens - rows.token);
+        rows.count = part.n_sequences * rows.span;
+        rows.place(dims_, scratch + reader * needed);
+        read(part, rows);
+      }
+    };
+    if (n_parts == 1) return read_part(batch);
+    for (long i; (i = next_part.fetch_add(1)) < n_parts;)
+      read_part(sequences(batch, i * b / n_parts, (i + 1) * b / n_parts));
   };
   pool_.run(read_on, /*brief=*/readers == 1);
   kernels_->rest();
 }
 
-// One chunk, through all layers; read apart from others, each layer waits for what the chunk before
+Batch Model::sequences(Batch batch, long first, long last) const {
+  batch.n_sequences = last - first;
+  batch.ids += first * batch.n_tokens;
+  batch.shift += first * dims_.n_layer * 2 * dims_.d_model;
+  batch.wkv += first * dims_.n_layer * dims_.d_model * dims_.head_size;
+  batch.logits += first * (batch.every_token ? batch.n_tokens : 1) * dims_.n_vocab;
+  return batch;
+}
+
+// One chunk, through all layers; if threads take turns, each layer waits for what the chunk before
 // leaves in its states.
 void Model::read(const Batch& batch, Rows& rows) {
   const long end = rows.token + rows.span;
@@ -536,10 +554,10 @@ void Model::read(const Batch& batch, Rows& rows) {
   for (long layer = 0; layer < dims_.n_layer; ++layer) {
     std::atomic<long>& reached = reached_[layer];
     const auto ready = [&] { return reached.load(std::memory_order_acquire) == rows.token; };
-    if (rows.member->alone()) Pool::await(ready);
+    if (rows.in_turn) Pool::await(ready);
     time_mix(layer, batch, rows);
     channel_mix(layer, batch, rows);
-    if (rows.member->alone()) reached.store(end, std::memory_order_release);
+    if (rows.in_turn) reached.store(end, std::memory_order_release);
   }
   if (batch.every_token || end == batch.n_tokens) read_out(batch, rows);
 }

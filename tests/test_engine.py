@@ -177,7 +177,7 @@ def test_step_prefill_batch_and_threads_give_the_same_bits(dims, instructions, p
     assert_same(alone, state.select([4]))
 
     both = engine_of(tensors, threads=2, instructions=instructions)
-    for n in (2, 3, 5, 9):
+    for n in (2, 3, 5, 8, 9):
         group, cut = both.new_state(n), 5 * n + 1
         first = both.logits(group, ids[:n, :cut])
         last = both.prefill(group, ids[:n, cut:])
