@@ -613,8 +613,6 @@ void multiply_integers(const Product& job, long n_rows, long first, long last) {
 // as they lie.
 
 #if defined(__AMX_INT8__)
-constexpr long kFewestRows = 9;  // for which tiles are used
-
 INLINE long tile_inputs(const Matrix& m) { return m.n_blocks() % 2 ? kBlock : 2 * kBlock; }
 
 struct Fetch {  // brings pairs of lines into the second cache; the other of a pair comes unasked
@@ -684,7 +682,7 @@ void multiply_tiles(const Product& job, long n_rows, long first, long last) {
 // Bytes in tiles or in registers.
 void multiply_bytes(const Product& job, long n_rows, long first, long last) {
 #if defined(__AMX_INT8__)
-  if (n_rows >= kFewestRows) return multiply_tiles(job, n_rows, first, last);
+  if (n_rows >= kFewestGrouped) return multiply_tiles(job, n_rows, first, last);
 #endif
   multiply_integers<Type::i8>(job, n_rows, first, last);
 }
@@ -693,7 +691,7 @@ void multiply_bytes(const Product& job, long n_rows, long first, long last) {
 
 // For so many rows nibbles become bytes first, if `dot` takes the whole range of inputs.
 #if defined(__AMX_INT8__)
-constexpr long kRowsToUnpack = kFewestRows;
+constexpr long kRowsToUnpack = kFewestGrouped;
 #elif defined(__AVX512VNNI__) || defined(__AVXVNNI__)
 constexpr long kRowsToUnpack = 32;
 #else

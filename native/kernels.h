@@ -12,6 +12,7 @@ namespace anser {
 
 constexpr long kLanes = 16;  // outputs in a panel of weights, floats in a padded unit
 constexpr long kGroup = 16;  // rows that are multiplied together
+constexpr long kFewestGrouped = 9;  // of fewer, no others are read
 
 static constexpr long padded(long n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
@@ -55,7 +56,8 @@ struct Matrix {
 };
 
 // y[row] = finish(scale * W x[row] + bias); `add` adds to what y holds. Integer weights read x as
-// `quantize` leaves it, up to the end of a kGroup of rows. Rows lie as far apart as the axes span.
+// `quantize` leaves it, from kFewestGrouped rows on up to the end of a kGroup. Rows lie as far apart
+// as the axes span.
 struct Product {
   const Matrix* matrix;
   const float* x;

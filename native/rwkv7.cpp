@@ -24,6 +24,7 @@ constexpr long kChunkRows = 128;    // of a prompt; half of it where several thr
 constexpr long kMixes = 7;          // what the projections and LoRAs read of a row; v twice
 constexpr long kPanelsPerItem = 4;  // what a thread claims at once
 constexpr long kFew = 3;            // rows that each thread prepares for itself
+static_assert(kFew < kFewestGrouped, "what each thread has for itself is not filled up to a group");
 
 sigjmp_buf escape;
 
@@ -269,8 +270,6 @@ class Model::Loader {
       const Axis& in = from.in;
       const long first = panel / beside * beside, step = std::min(beside, n_panels - first) * kLanes;
       E* to = packed + (first * in.span() + panel - first) * kLanes;
-      if (count < kLanes || in.span() > in.length())
-        for (long k = 0; k < in.span(); ++k) std::fill_n(to + k * step, kLanes, E{});
       for (long g = 0; g < in.groups; ++g)
         for (long i = 0, k = g * in.size; i < in.size; ++i, ++k)
           for (long j = 0; j < count; ++j)
@@ -284,7 +283,6 @@ class Model::Loader {
     return panels<Byte>(from, n_packed, [=](Byte* to, long panel, const Byte* outputs, long count) {
       const long n = from.in.length();
       to += panel * n_packed * kLanes;
-      if (count < kLanes || n_packed > n) std::memset(to, 0, n_packed * kLanes);
       long k = 0;
       for (; from.in_step == 1 && k + 4 <= n; k += 4)
         for (long j = 0; j < count; ++j)
@@ -304,7 +302,9 @@ class Model::Loader {
   const E* panels(const Source& from, long n_packed, const F& f) {
     const long n_panels = items(from.out.span(), kLanes);
     const long in_group = n_panels / from.out.groups;  // a padded group ends with a panel
-    E* packed = arena_.take<E>(n_panels * n_packed * kLanes);
+    const long size = n_panels * n_packed * kLanes;
+    E* packed = arena_.take<E>(size);
+    if (from.out.size % kLanes || n_packed > from.in.length()) std::fill_n(packed, size, E{});
     const auto pack = [=](long panel) {
       const long group = panel / in_group, first = panel % in_group * kLanes;
       const long count = std::min(kLanes, from.out.size - first);
@@ -493,20 +493,21 @@ void Model::forward(const Batch& batch) {
   const std::lock_guard<std::mutex> turn(turn_);
   const long b = batch.n_sequences, n_tokens = batch.n_tokens;
   const long readers = std::clamp(n_tokens / items(2 * kGroup, b), 1L, pool_.n_threads());
-  const long n_parts = b % readers ? 1 : readers, in_turn = readers / n_parts;
-  const long most = (readers > 1 ? kChunkRows / 2 : kChunkRows) / items(b, n_parts);
+  const long n_parts = b % readers ? 1 : readers, in_part = b / n_parts, in_turn = readers / n_parts;
+  const long most = (readers > 1 ? kChunkRows / 2 : kChunkRows) / in_part;
   const long n_chunks = items(n_tokens, std::max(1L, most) * in_turn) * in_turn;
   Rows form{};
   form.in_turn = in_turn > 1;
+  form.n_sequences = in_part;
   form.span = items(n_tokens, n_chunks);
-  form.count = items(b, n_parts) * form.span;
+  form.count = in_part * form.span;
   const long needed = form.place(dims_, nullptr), of_thread = form.place_own(dims_, nullptr);
   const long total = readers * needed + pool_.n_threads() * of_thread + kLanes;
   if (static_cast<long>(scratch_.size()) < total) scratch_.assign(total, 0.0f);
   const auto address = reinterpret_cast<std::uintptr_t>(scratch_.data());
   float* const scratch = reinterpret_cast<float*>((address + 63) / 64 * 64);
 
-  std::atomic<long> next_chunk{0}, next_part{0}, next_reader{0};
+  std::atomic<long> next{0}, next_reader{0};  // chunk, or part, that a reader takes
   const float* latest_of_all = nullptr;
   for (auto& reached : reached_) reached.store(0, std::memory_order_relaxed);
   const auto read_on = [&](Pool::Member& member) {
@@ -520,25 +521,24 @@ void Model::forward(const Batch& batch) {
     rows.place_own(dims_, scratch + readers * needed + member.self() * of_thread);
     const auto read_part = [&](const Batch& part) {
       long own = 0;  // the chunks pass one after another, or each thread takes the next
-      const auto take = [&] { return in_turn > 1 ? next_chunk.fetch_add(1) : own++; };
+      const auto take = [&] { return in_turn > 1 ? next.fetch_add(1) : own++; };
       while ((rows.token = form.span * take()) < n_tokens) {
-        rows.n_sequences = part.n_sequences;
         rows.span = std::min(form.span, n_tokens - rows.token);
-        rows.count = part.n_sequences * rows.span;
+        rows.count = in_part * rows.span;
         rows.place(dims_, scratch + reader * needed);
         read(part, rows);
       }
     };
     if (n_parts == 1) return read_part(batch);
-    for (long i; (i = next_part.fetch_add(1)) < n_parts;)
-      read_part(sequences(batch, i * b / n_parts, (i + 1) * b / n_parts));
+    for (long i; (i = next.fetch_add(1)) < n_parts;)
+      read_part(sequences(batch, i * in_part, in_part));
   };
   pool_.run(read_on, /*brief=*/readers == 1);
   kernels_->rest();
 }
 
-Batch Model::sequences(Batch batch, long first, long last) const {
-  batch.n_sequences = last - first;
+Batch Model::sequences(Batch batch, long first, long count) const {
+  batch.n_sequences = count;
   batch.ids += first * batch.n_tokens;
   batch.shift += first * dims_.n_layer * 2 * dims_.d_model;
   batch.wkv += first * dims_.n_layer * dims_.d_model * dims_.head_size;
@@ -695,6 +695,7 @@ void Model::head(long index, long h, const Batch& batch, const Rows& rows) {
   const Layer& layer = layers_[index];
   const long n = dims_.head_size, stride = padded(n), heads = dims_.n_head() * stride;
   const long first = h * stride / kLanes, last = first + stride / kLanes;
+  // in the order in which time_mix rounds them
   for (const Product& p : {Product{&layer.w2, rows.read_by(layer.w2, rows.w_low, 0), rows.w},
                            Product{&layer.a2, rows.read_by(layer.a2, rows.a_low, 1), rows.a},
                            Product{&layer.g2, rows.read_by(layer.g2, rows.g_low, 2), rows.g},

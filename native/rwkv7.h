@@ -64,7 +64,7 @@ class Model {
   struct Rows;
   using Read = std::pair<const Matrix*, float*>;  // what multiplies rows, and the rows
 
-  Batch sequences(Batch batch, long first, long last) const;
+  Batch sequences(Batch batch, long first, long count) const;
   void read(const Batch& batch, Rows& rows);
   void embed(const Batch& batch, const Rows& rows);
   void time_mix(long layer, const Batch& batch, Rows& rows);

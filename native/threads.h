@@ -1,8 +1,8 @@
 // A pool whose threads run one function together and pass the same steps in the same order. The items
 // of a step are dealt out: each thread begins with a share and then takes what the others have not
 // begun, so one that the system keeps off the processor holds nothing up but the item it is at. Each
-// counts for itself what it did and reads the others' counts, so that between two steps a line goes
-// from core to core once. A caller that had to wait long works alone for a while. Idle threads spin
+// counts for itself what it did and reads the others' counts, and so learns that a step is over from
+// one line of each. A caller that had to wait long works alone for a while. Idle threads spin
 // for a moment, then sleep.
 #pragma once
 
