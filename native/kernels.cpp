@@ -366,48 +366,68 @@ class Finisher {
 
 constexpr long kLine = 64;  // bytes of a cache line
 
-// How many bytes ahead weights are asked for, at least, since the processor's own guess stops at
-// every 4 KB page, and whether halves are. Cores of AMD want both, those of Intel do well alone.
+// How many bytes ahead weights of each Type are asked for, at least, since the processor's own guess
+// stops at every 4 KB page; 0: not at all. Cores of AMD want more of it, those of Intel do well alone.
 #if defined(__AVX2__) && !defined(__AVXVNNI__) && !defined(__AMX_INT8__)
-constexpr long kAhead = 12288;
-constexpr bool kFetchHalves = true;
+constexpr long kAhead[] = {0, 12288, 12288, 12288};
 #else
-constexpr long kAhead = 3072;
-constexpr bool kFetchHalves = false;
+constexpr long kAhead[] = {0, 0, 3072, 3072};
 #endif
 
-// Halves of four panels in one stream are read quicker there, where blocks are as wide for all rows.
-constexpr long kHalvesBeside = kFetchHalves && kParts == 1 ? 4 : 1;
+// Panels beside each other are read in one stream, and share what is read of the rows.
+constexpr long kPair = kParts == 1 ? 2 : 1;
+constexpr long kBeside[] = {1, kAhead[1] && kParts == 1 ? 4 : 1, kPair, kPair};
 
-// What is read next, asked for in the order in which it lies, as many bytes at each step as are read
-// of P panels: of one what is a little ahead, of several beside each other what comes after them.
-template <int P, long kBytes>
+// Where a panel's units of kUnit elements are, n of them: the first, and how far apart they are.
+template <class E, long kUnit>
+struct Units {
+  const E* first;
+  long step;
+  INLINE_MEMBER Units(const Matrix& m, const void* all, long panel, long n) {
+    const Matrix::Units units = m.units(panel, n);
+    first = static_cast<const E*>(all) + units.first * kUnit;
+    step = units.step * kUnit;
+  }
+};
+
+// How many panels to multiply together from this one on: `width`, if so many come in such a stream.
+INLINE long together(const Matrix& m, long panel, long last, long width) {
+  const long end = m.beside > 1 ? (panel | (m.beside - 1)) + 1 : last;
+  return (end < last ? end : last) - panel >= width ? width : 1;
+}
+
+// What is read next, asked for in the order in which it lies, as many bytes at each step as are read:
+// of one stream what is a little ahead, of several what comes after them.
+template <Type type, long kBytes>
 struct Coming {
+  static constexpr long kDistance = kAhead[static_cast<int>(type)];
   const char* next;
-  INLINE_MEMBER Coming(const void* first, long n_steps)
-      : next(static_cast<const char*>(first) + kGreater(P > 1 ? n_steps * P * kBytes : 0, kAhead)) {}
-  INLINE_MEMBER void fetch() {
+  INLINE_MEMBER Coming(const void* first, long size_of_streams = 0)
+      : next(static_cast<const char*>(first) + kGreater(size_of_streams, kDistance)) {}
+  INLINE_MEMBER void fetch(long step = kBytes) {
+    if (kDistance == 0) return;
 #pragma GCC unroll 4
-    for (long i = 0; i < P * kBytes; i += kLine) __builtin_prefetch(next + i);
-    next += P * kBytes;
+    for (long i = 0; i < kBytes; i += kLine) __builtin_prefetch(next + i);
+    next += step;
   }
 };
 
 // P panels times T rows in registers; each sum runs over k = 0, 1, 2, ...
 template <class E, int P, int T>
 void block(const Product& job, long row, long panel) {
+  constexpr Type kType = sizeof(E) == 2 ? Type::f16 : Type::f32;
+  constexpr long kBytes = P * kLanes * sizeof(E);
   const Matrix& m = *job.matrix;
-  const long n_in = m.in.span(), first = panel / m.beside * m.beside, left = m.n_panels() - first;
-  const long step = (left < m.beside ? left : m.beside) * kLanes;
-  const long apart = m.beside > 1 ? kLanes : n_in * kLanes;
-  const E* w = static_cast<const E*>(m.weights) + (first * n_in + panel - first) * kLanes;
+  const long n_in = m.in.span(), apart = m.beside > 1 ? kLanes : n_in * kLanes;
+  const Units<E, kLanes> units(m, m.weights, panel, n_in);
+  const E* w = units.first;
   const float* x = job.x + row * n_in;
-  Coming<P, kLanes * sizeof(E)> coming(w, m.beside > 1 ? 0 : n_in);
+  Coming<kType, kBytes> coming(w, P > 1 && m.beside == 1 ? n_in * kBytes : 0);
   Vec sums[P][T];
 #pragma GCC unroll 24
   for (int i = 0; i < P * T; ++i) sums[i / T][i % T] = Vec(0.0f);
-  for (long k = 0; k < n_in; ++k, w += step, ++x) {
-    if (kFetchHalves && sizeof(E) == 2 && row == 0) coming.fetch();
+  for (long k = 0; k < n_in; ++k, w += units.step, ++x) {
+    if (row == 0) coming.fetch();
 #pragma GCC unroll 4
     for (int p = 0; p < P; ++p) {
       const Vec weights = load16(w + p * apart);
@@ -454,10 +474,8 @@ template <class E>
 void multiply_floats(const Product& job, long n_rows, long first, long last) {
   const long n_blocks = (n_rows + kMaxRows - 1) / kMaxRows;
   const int width = panels_for(static_cast<int>((n_rows + n_blocks - 1) / n_blocks));
-  const long beside = job.matrix->beside;
   for (long panel = first; panel < last;) {
-    const long end = beside > 1 ? (panel / beside + 1) * beside : last;
-    const int take = (last < end ? last : end) - panel >= width ? width : 1;
+    const long take = together(*job.matrix, panel, last, width);
     deal(n_rows, kMaxRows, [&](long row, long count) {
       with_constant<kMaxRows>(count, [&](auto t) {
         constexpr int T = decltype(t)::value;
@@ -474,9 +492,12 @@ void multiply_floats(const Product& job, long n_rows, long first, long last) {
 
 constexpr long kStep = 4 * kLanes;  // bytes of a panel's four inputs, or of eight nibbles
 
-INLINE const std::int8_t* panel_of(const Matrix& m, long panel) {
-  const long bytes = m.n_blocks() * kBlock * kLanes / (m.type == Type::i4 ? 2 : 1);
-  return static_cast<const std::int8_t*>(m.weights) + panel * bytes;
+typedef Units<std::int8_t, kStep> Steps;
+
+INLINE long n_steps(const Matrix& m) { return m.n_blocks() * (m.type == Type::i4 ? 4 : 8); }
+
+INLINE Steps steps_of(const Matrix& m, long panel) {
+  return Steps(m, m.weights, panel, n_steps(m));
 }
 
 // From the sums of a row's integers to y; those to begin with are added.
@@ -515,22 +536,24 @@ void byte_block(const Product& job, long row, long panel) {
   constexpr int R = P * kParts, S = T * R, U = S >= 8 ? 1 : 8 / S;
   const long n = job.matrix->n_blocks() * kBlock, stride = 4 * job.x_stride();
   const auto* x = reinterpret_cast<const std::uint8_t*>(job.x) + row * stride;
-  const std::int8_t* w = panel_of(*job.matrix, panel);
-  Coming<P, kStep> coming(w, n / 4);
+  const Steps steps = steps_of(*job.matrix, panel);
+  const std::int8_t* w = steps.first;
+  const long step = P > 1 ? P * kStep : steps.step;  // with two a constant
+  Coming<Type::i8, P * kStep> coming(w);
   IntReg sums[U][S];
 #pragma GCC unroll 32
   for (int i = 0; i < U * S; ++i) sums[i / S][i % S] = IntReg{};
   for (long k = 0; k < n; k += 4 * U)
 #pragma GCC unroll 8
-    for (int u = 0; u < U; ++u, w += kStep) {
-      coming.fetch();
+    for (int u = 0; u < U; ++u, w += step) {
+      coming.fetch(step);
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t) {
         const ByteReg inputs = four(x + t * stride + k + 4 * u);
 #pragma GCC unroll 4
         for (int i = 0; i < R; ++i) {
           IntReg& sum = sums[u][t * R + i];
-          sum = dot(inputs, bytes(w + i / kParts * n * kLanes + i % kParts * kWidth * 4), sum);
+          sum = dot(inputs, bytes(w + i / kParts * kStep + i % kParts * kWidth * 4), sum);
         }
       }
     }
@@ -546,25 +569,27 @@ void nibble_block(const Product& job, long row, long panel) {
   const Matrix& m = *job.matrix;
   const long n_blocks = m.n_blocks(), stride = 4 * job.x_stride();
   const auto* x = reinterpret_cast<const std::uint8_t*>(job.x) + row * stride;
-  const std::int8_t* w = panel_of(m, panel);
-  const std::uint8_t* factors = m.factors + panel * n_blocks * kLanes;
-  Coming<P, kStep> coming(w, n_blocks * kBlock / 8);
+  const Steps steps = steps_of(m, panel);
+  const Units<std::uint8_t, kLanes> units(m, m.factors, panel, n_blocks);
+  const std::int8_t* w = steps.first;
+  const std::uint8_t* factors = units.first;
+  const long step = P > 1 ? P * kStep : steps.step;  // with two a constant
+  Coming<Type::i4, P * kStep> coming(w);
   IntReg sums[S];
 #pragma GCC unroll 32
   for (int i = 0; i < S; ++i) sums[i] = IntReg{};
   const std::uint8_t* begin = x + n_blocks * kBlock;
-  for (long b = 0; b < n_blocks; ++b, factors += kLanes, begin += 4) {
+  for (long b = 0; b < n_blocks; ++b, factors += units.step, begin += 4) {
     BlockSums part[S];
 #pragma GCC unroll 32
     for (int i = 0; i < S; ++i) part[i] = (BlockSums)four(begin + i / R * stride);
 #pragma GCC unroll 1
-    for (long k = b * kBlock; k < b * kBlock + kBlock / 2; k += 4, w += kStep) {
-      coming.fetch();
+    for (long k = b * kBlock; k < b * kBlock + kBlock / 2; k += 4, w += step) {
+      coming.fetch(step);
       ByteReg low[R], high[R];
 #pragma GCC unroll 4
       for (int i = 0; i < R; ++i) {
-        const long apart = n_blocks * kBlock / 2 * kLanes;
-        const ByteReg both = bytes(w + i / kParts * apart + i % kParts * kWidth * 4);
+        const ByteReg both = bytes(w + i / kParts * kStep + i % kParts * kWidth * 4);
         low[i] = low_halves(both);
         high[i] = high_halves(both);
       }
@@ -579,7 +604,7 @@ void nibble_block(const Product& job, long row, long panel) {
     }
 #pragma GCC unroll 4
     for (int i = 0; i < R; ++i) {
-      const auto factor = widened(factors + i / kParts * n_blocks * kLanes + i % kParts * kWidth);
+      const auto factor = widened(factors + i / kParts * kLanes + i % kParts * kWidth);
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t) sums[t * R + i] += times(part[t * R + i], factor);
     }
@@ -587,15 +612,13 @@ void nibble_block(const Product& job, long row, long panel) {
   finish_block<P, T>(job, row, panel, sums);
 }
 
-// Two panels beside each other, where registers are many, read inputs once for both.
 template <Type type>
 void multiply_integers(const Product& job, long n_rows, long first, long last) {
   constexpr bool nibbles = type == Type::i4;
-  constexpr int kPanels = kRegisters / kParts >= 32 ? 2 : 1;
-  constexpr int kFrom = nibbles ? 2 : 5;                   // rows for which it pays
+  constexpr int kPanels = kBeside[static_cast<int>(type)];
   constexpr int kMost = kParts > 1 ? 6 : nibbles ? 5 : 8;  // rows of a block
   for (long panel = first, take; panel < last; panel += take) {
-    take = n_rows >= kFrom && panel + kPanels <= last ? kPanels : 1;
+    take = together(*job.matrix, panel, last, kPanels);
     deal(n_rows, kMost, [&](long row, long count) {
       with_constant<kMost>(count, [&](auto t) {
         constexpr int T = decltype(t)::value;
@@ -628,8 +651,7 @@ void tile_block(const Product& job, long row, long count, long panel, long n_pan
   const Matrix& m = *job.matrix;
   const long n = m.n_blocks() * kBlock, at_once = tile_inputs(m), stride = 4 * job.x_stride();
   const bool two = count > kGroup;
-  const std::int8_t* w = panel_of(m, panel);
-  const std::int8_t* w_next = w + (n_panels - 1) * kLanes * n;
+  const Steps steps = steps_of(m, panel), others = steps_of(m, panel + n_panels - 1);
   const auto* x = reinterpret_cast<const std::uint8_t*>(job.x) + row * stride;
   const std::uint8_t* x_next = x + kGroup * stride;
   _tile_zero(0);
@@ -637,8 +659,8 @@ void tile_block(const Product& job, long row, long count, long panel, long n_pan
   _tile_zero(2);
   _tile_zero(3);
   _tile_loadd(4, x, stride);
-  _tile_loadd(6, w, kLine);
-  _tile_loadd(7, w_next, kLine);
+  _tile_loadd(6, steps.first, steps.step);
+  _tile_loadd(7, others.first, others.step);
   if (two) _tile_loadd(5, x_next, stride);
   for (long k = at_once; k <= n; k += at_once) {
     const bool more = k < n;
@@ -646,9 +668,9 @@ void tile_block(const Product& job, long row, long count, long panel, long n_pan
     _tile_dpbusd(2, 4, 7);
     if (more) _tile_loadd(4, x + k, stride);
     if (two) _tile_dpbusd(1, 5, 6);
-    if (more) _tile_loadd(6, w + k * kLanes, kLine);
+    if (more) _tile_loadd(6, steps.first + k / 4 * steps.step, steps.step);
     if (two) _tile_dpbusd(3, 5, 7);
-    if (more) _tile_loadd(7, w_next + k * kLanes, kLine);
+    if (more) _tile_loadd(7, others.first + k / 4 * others.step, others.step);
     if (more && two) _tile_loadd(5, x_next + k, stride);
     fetch();
   }
@@ -671,7 +693,7 @@ void multiply_tiles(const Product& job, long n_rows, long first, long last) {
   // what comes after the panels at hand is fetched evenly over the groups of rows
   const long n_groups = (n_rows + 2 * kGroup - 1) / (2 * kGroup);
   const long pairs = (kLanes * tile_inputs(m) / kLine + n_groups - 1) / n_groups;
-  Fetch fetch{panel_of(m, n_groups > 1 ? last : first + 2), pairs};
+  Fetch fetch{steps_of(m, n_groups > 1 ? last : first + 2).first, pairs};
   for (long row = 0; row < n_rows; row += 2 * kGroup)
     for (long panel = first; panel < last; panel += 2)
       tile_block(job, row, n_rows - row < 2 * kGroup ? n_rows - row : 2 * kGroup, panel,
@@ -702,25 +724,35 @@ INLINE ByteReg times(ByteReg a, WordReg b) {  // of bytes, b being 16 bits for t
   return (ByteReg)(((WordReg)a * b & 255) | ((WordReg)a >> 8) * b << 8);
 }
 
-// Panels of nibbles times their factors.
-void unpack(const Matrix& m, long first, long last, std::int8_t* out) {
-  constexpr long kHalf = kBlock / 2 * kLanes;
-  const std::int8_t* w = panel_of(m, first);
-  const std::uint8_t* factors = m.factors + first * m.n_blocks() * kLanes;
-  Coming<1, kStep> coming(w, m.n_blocks() * kBlock / 8);
-  for (long b = (last - first) * m.n_blocks(); b > 0; --b, factors += kLanes, out += kHalf)
-    for (const auto* end = w + kHalf; w < end; w += kStep, out += kStep) {
-      coming.fetch();
+// P panels of nibbles times their factors, to be those of `bytes_of`.
+template <int P>
+void unpack(const Matrix& m, const Matrix& bytes_of, long panel) {
+  const Steps from = steps_of(m, panel), to = steps_of(bytes_of, panel);
+  const Units<std::uint8_t, kLanes> units(m, m.factors, panel, m.n_blocks());
+  const long half = kBlock / 8 * to.step;
+  const std::int8_t* w = from.first;
+  const std::uint8_t* factors = units.first;
+  auto* out = const_cast<std::int8_t*>(to.first);
+  Coming<Type::i4, P * kStep> coming(w);
+  for (long b = 0; b < m.n_blocks(); ++b, factors += units.step, out += half) {
+    WordReg twice[P * kParts];
 #pragma GCC unroll 4
-      for (int i = 0; i < kParts; ++i) {
+    for (int i = 0; i < P * kParts; ++i) {
+      const IntReg factor = widened(factors + i * kWidth);
+      twice[i] = (WordReg)(factor | factor << 16);
+    }
+    for (const auto* end = out + half; out < end; w += from.step, out += to.step) {
+      coming.fetch(from.step);
+#pragma GCC unroll 4
+      for (int i = 0; i < P * kParts; ++i) {
         const ByteReg both = bytes(w + i * kWidth * 4);
-        const IntReg factor = widened(factors + i * kWidth), twice = factor | factor << 16;
-        const ByteReg low = times(low_halves(both) - 8, (WordReg)twice);
-        const ByteReg high = times(high_halves(both) - 8, (WordReg)twice);
+        const ByteReg low = times(low_halves(both) - 8, twice[i]);
+        const ByteReg high = times(high_halves(both) - 8, twice[i]);
         std::memcpy(out + i * kWidth * 4, &low, sizeof low);
-        std::memcpy(out + kHalf + i * kWidth * 4, &high, sizeof high);
+        std::memcpy(out + half + i * kWidth * 4, &high, sizeof high);
       }
     }
+  }
 }
 
 // Memory of a thread, for the panels at hand.
@@ -733,16 +765,21 @@ thread_local Unpacked unpacked;
 
 void multiply_unpacked(const Product& job, long n_rows, long first, long last) {
   Matrix m = *job.matrix;
-  const long panel_size = m.n_blocks() * kBlock * kLanes, size = (last - first) * panel_size;
+  const long begin = first & -m.beside;  // where the stream begins in which the first lies
+  const long panel_size = m.n_blocks() * kBlock * kLanes, size = (last - begin + m.beside) * panel_size;
   if (size > unpacked.size) {
     std::free(unpacked.bytes);
     unpacked.bytes = static_cast<std::int8_t*>(std::aligned_alloc(64, size));
     unpacked.size = unpacked.bytes ? size : 0;
   }
   if (!unpacked.bytes) return multiply_integers<Type::i4>(job, n_rows, first, last);
-  unpack(m, first, last, unpacked.bytes);
-  m.weights = unpacked.bytes - first * panel_size;
+  m.weights = unpacked.bytes - begin * panel_size;
   m.type = Type::i8;
+  constexpr int kPanels = kBeside[static_cast<int>(Type::i4)];
+  for (long panel = first, take; panel < last; panel += take) {
+    take = together(m, panel, last, kPanels);
+    (take == 1 ? unpack<1> : unpack<kPanels>)(*job.matrix, m, panel);
+  }
   multiply_bytes({&m, job.x, job.y, job.finish}, n_rows, first, last);
 }
 
@@ -773,8 +810,9 @@ INLINE void write_bytes(const F& number, const Matrix& reader, float factor, flo
   std::memset(out + length, static_cast<int>(zero), reader.n_blocks() * kBlock - length);
 }
 
-// After a row's bytes: what the sums of each block of nibbles begin with.
-void append_eights(float* x, long n_blocks) {
+// After a row's bytes: what the sums of each block of nibbles begin with. Inlined because GCC 12 at
+// -O2 may take a call for one that writes nothing, and leave it out.
+INLINE void append_eights(float* x, long n_blocks) {
   auto* row = reinterpret_cast<std::uint8_t*>(x);
   for (long b = 0; b < n_blocks; ++b) {
     const std::int32_t eights = less_eights(row + b * kBlock);
@@ -965,8 +1003,9 @@ void head(const HeadWeights& weights, HeadRows rows, long n_rows, long n, float*
 #define TEXT(name) TEXT_OF(name)
 
 const Kernels* ANSER_KERNELS() {
-  static const Kernels table = {TEXT(ANSER_NAME), kHalvesBeside, multiply, rest, widen,
-                                quantize,         layer_norm,    blend,    head};
+  static const Kernels table = {TEXT(ANSER_NAME), {kBeside[0], kBeside[1], kBeside[2], kBeside[3]},
+                                multiply,   rest,  widen, quantize,
+                                layer_norm, blend, head};
   return &table;
 }
 

@@ -38,21 +38,31 @@ static constexpr long zero_of(Type weights) { return weights == Type::i4 ? 128 :
 
 constexpr long kMostInputs = 65536;  // of integer weights, so that no 32-bit sum overflows
 
-// y = W x, in panels of 16 outputs: [panel][in.span()][16] floats, [panel][inputs / 4][16][4] bytes
-// or [panel][block][4][16][4] pairs of nibbles, each 8 greater than it is: inputs 4 s to 4 s + 3 of
-// a block in the low halves of its step s, and those 16 after them in the high halves.
+// y = W x, in panels of 16 outputs: [in.span()][16] floats, [inputs / 4][16][4] bytes or
+// [block][4][16][4] pairs of nibbles, each 8 greater than it is: inputs 4 s to 4 s + 3 of a block in
+// the low halves of its step s, and those 16 after them in the high halves. `beside` panels, the last
+// ones maybe fewer, lie beside each other: [panel / beside][unit][beside], a unit being [16] or [16][4].
 struct Matrix {
   const void* weights = nullptr;
-  const std::uint8_t* factors = nullptr;  // 4 bits only: [panel][block][16]
+  const std::uint8_t* factors = nullptr;  // 4 bits only: [block][16], beside each other likewise
   const std::int32_t* start = nullptr;    // [panels * 16], integers only: less what zeros add
   const float* scale = nullptr;           // [panels * 16] or null: one factor for each output
   const float* bias = nullptr;            // [panels * 16] or null
   Axis in{}, out{};
   Type type = Type::f32;
-  long beside = 1;  // floats: [panel / beside][in.span()][beside][16], the last panels maybe fewer
+  long beside = 1;  // a power of two
 
-  long n_panels() const { return (out.span() + kLanes - 1) / kLanes; }
-  long n_blocks() const { return (in.length() + kBlock - 1) / kBlock; }
+  [[gnu::always_inline]] long n_panels() const { return (out.span() + kLanes - 1) / kLanes; }
+  [[gnu::always_inline]] long n_blocks() const { return (in.length() + kBlock - 1) / kBlock; }
+
+  // Where a panel's units are, `n` in each panel: the first, and how far they are apart.
+  struct Units {
+    long first, step;
+  };
+  [[gnu::always_inline]] Units units(long panel, long n) const {
+    const long group = panel & -beside, left = n_panels() - group;
+    return {group * n + panel - group, left < beside ? left : beside};
+  }
 };
 
 // y[row] = finish(scale * W x[row] + bias); `add` adds to what y holds. Integer weights read x as
@@ -86,7 +96,7 @@ struct HeadRows {
 
 struct Kernels {
   const char* name;
-  long beside;  // what Matrix::beside is to be for 16 bits
+  long beside[4];  // what Matrix::beside is to be for each Type
   void (*multiply)(const Product& product, long n_rows, long first_panel, long last_panel);
   // gives back what a thread holds of the processor from one product to the next
   void (*rest)();

@@ -231,7 +231,7 @@ class Model::Loader {
   Matrix matrix(const std::string& name, const Tensor& tensor, const Axis& in, const Axis& out,
                 long in_step, long out_step) {
     Matrix m{nullptr, nullptr, nullptr, nullptr, nullptr, in, out, tensor.type};
-    if (m.type == Type::f16) m.beside = kernels_->beside;
+    m.beside = kernels_->beside[static_cast<int>(m.type)];
     const Source from{tensor.data, in, out, in_step, out_step};
     const long filled = m.n_blocks() * kBlock, row = filled / 2;
     if (is_integer(m.type)) {
@@ -241,58 +241,61 @@ class Model::Loader {
       m.scale = vectors({name + ".scale"}, panels_of(out));
     }
     switch (m.type) {
-      case Type::f32: m.weights = singles<float>(from, m.beside); break;
-      case Type::f16: m.weights = singles<std::uint16_t>(from, m.beside); break;
-      case Type::i8: m.weights = fours(from, filled, 0); break;
+      case Type::f32: m.weights = singles<float>(m, from); break;
+      case Type::f16: m.weights = singles<std::uint16_t>(m, from); break;
+      case Type::i8: m.weights = fours(m, from, filled, 0); break;
       case Type::i4:
-        m.weights = fours({tensor.data, {1, row, row}, out, 1, row}, row, 0x88);
-        m.factors = factors(name, m.n_blocks(), out);
+        m.weights = fours(m, {tensor.data, {1, row, row}, out, 1, row}, row, 0x88);
+        m.factors = factors(m, name);
     }
     if (is_integer(m.type)) m.start = starts(m);
     return m;
   }
 
-  const std::uint8_t* factors(const std::string& name, long blocks, const Axis& out) {
-    const Tensor& tensor = find(name + ".factor", {out.length(), blocks});
+  const std::uint8_t* factors(const Matrix& m, const std::string& name) {
+    const long blocks = m.n_blocks();
+    const Tensor& tensor = find(name + ".factor", {m.out.length(), blocks});
     const auto* factor = static_cast<const std::uint8_t*>(tensor.data);
     const auto fits = [](std::uint8_t f) { return f <= kMaxFactor; };
-    if (tensor.type != Type::i4 || !std::all_of(factor, factor + out.length() * blocks, fits))
+    if (tensor.type != Type::i4 || !std::all_of(factor, factor + m.out.length() * blocks, fits))
       throw std::invalid_argument("tensor '" + name + ".factor' is not of bytes up to " +
                                   std::to_string(kMaxFactor));
-    return singles<std::uint8_t>({factor, {1, blocks, blocks}, out, 1, blocks}, 1);
+    return singles<std::uint8_t>(m, {factor, {1, blocks, blocks}, m.out, 1, blocks});
   }
 
-  // `beside` panels, the last ones maybe fewer, beside each other: [panel / beside][k][beside][16]
+  // Units of [16].
   template <class E>
-  const E* singles(const Source& from, long beside) {
-    const long n_panels = items(from.out.span(), kLanes);
+  const E* singles(const Matrix& m, const Source& from) {
     return panels<E>(from, from.in.span(), [=](E* packed, long panel, const E* outputs, long count) {
       const Axis& in = from.in;
-      const long first = panel / beside * beside, step = std::min(beside, n_panels - first) * kLanes;
-      E* to = packed + (first * in.span() + panel - first) * kLanes;
+      const auto [first, step] = m.units(panel, in.span());
+      E* to = packed + first * kLanes;
       for (long g = 0; g < in.groups; ++g)
         for (long i = 0, k = g * in.size; i < in.size; ++i, ++k)
           for (long j = 0; j < count; ++j)
-            to[(g * in.stride + i) * step + j] = outputs[k * from.in_step + j * from.out_step];
+            to[(g * in.stride + i) * step * kLanes + j] =
+                outputs[k * from.in_step + j * from.out_step];
     });
   }
 
-  // [panel][k / 4][16][4] bytes, with zeros up to `n_packed` of an output; some bits of each flipped
-  const std::uint8_t* fours(const Source& from, long n_packed, std::uint8_t flipped) {
+  // Units of [16][4] bytes, with zeros up to `n_packed` of an output; some bits of each flipped.
+  const std::uint8_t* fours(const Matrix& m, const Source& from, long n_packed, std::uint8_t flipped) {
     using Byte = std::uint8_t;
-    return panels<Byte>(from, n_packed, [=](Byte* to, long panel, const Byte* outputs, long count) {
-      const long n = from.in.length();
-      to += panel * n_packed * kLanes;
-      long k = 0;
-      for (; from.in_step == 1 && k + 4 <= n; k += 4)
+    return panels<Byte>(from, n_packed, [=](Byte* packed, long panel, const Byte* outputs, long count) {
+      const long n = from.in.length(), n_units = n_packed / 4, whole = from.in_step == 1 ? n / 4 : 0;
+      const auto [first, units] = m.units(panel, n_units);
+      const long step = units * kLanes * 4;
+      Byte* to = packed + first * kLanes * 4;
+      for (long u = 0; u < whole; ++u)
         for (long j = 0; j < count; ++j)
-          std::memcpy(to + k * kLanes + j * 4, outputs + k + j * from.out_step, 4);
-      for (; k < n; ++k)
+          std::memcpy(to + u * step + j * 4, outputs + u * 4 + j * from.out_step, 4);
+      for (long k = whole * 4; k < n; ++k)
         for (long j = 0; j < count; ++j)
-          to[k / 4 * 4 * kLanes + j * 4 + k % 4] = outputs[k * from.in_step + j * from.out_step];
+          to[k / 4 * step + j * 4 + k % 4] = outputs[k * from.in_step + j * from.out_step];
       const Byte bits = flipped;  // copies, which what is written cannot change
-      const long size = bits ? n_packed * kLanes : 0;
-      for (long i = 0; i < size; ++i) to[i] ^= bits;
+      const long units_flipped = bits ? n_units : 0;
+      for (long u = 0; u < units_flipped; ++u)
+        for (long i = 0; i < kLanes * 4; ++i) to[u * step + i] ^= bits;
     });
   }
 
@@ -491,8 +494,9 @@ Model::~Model() = default;
 // only states change hands; fewer rows are dealt out to all.
 void Model::forward(const Batch& batch) {
   const std::lock_guard<std::mutex> turn(turn_);
-  const long b = batch.n_sequences, n_tokens = batch.n_tokens;
-  const long readers = std::clamp(n_tokens / items(2 * kGroup, b), 1L, pool_.n_threads());
+  const long b = batch.n_sequences, n_tokens = batch.n_tokens, n_threads = pool_.n_threads();
+  const bool even = b % n_threads == 0 && n_tokens / items(kGroup, b) >= n_threads;
+  const long readers = even ? n_threads : std::clamp(n_tokens / items(2 * kGroup, b), 1L, n_threads);
   const long n_parts = b % readers ? 1 : readers, in_part = b / n_parts, in_turn = readers / n_parts;
   const long most = (readers > 1 ? kChunkRows / 2 : kChunkRows) / in_part;
   const long n_chunks = items(n_tokens, std::max(1L, most) * in_turn) * in_turn;
@@ -502,7 +506,7 @@ void Model::forward(const Batch& batch) {
   form.span = items(n_tokens, n_chunks);
   form.count = in_part * form.span;
   const long needed = form.place(dims_, nullptr), of_thread = form.place_own(dims_, nullptr);
-  const long total = readers * needed + pool_.n_threads() * of_thread + kLanes;
+  const long total = readers * needed + n_threads * of_thread + kLanes;
   if (static_cast<long>(scratch_.size()) < total) scratch_.assign(total, 0.0f);
   const auto address = reinterpret_cast<std::uintptr_t>(scratch_.data());
   float* const scratch = reinterpret_cast<float*>((address + 63) / 64 * 64);
