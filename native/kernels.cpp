@@ -331,18 +331,20 @@ INLINE Reg tanh(Reg x) {
 
 // ---- Matrix products -------------------------------------------------------------------------
 
-// From the sums of a panel to y.
+// From the sums of a panel to y. What it needs is at hand in registers, also between stores.
 class Finisher {
  public:
-  INLINE_MEMBER Finisher(const Product& job, long panel) : job_(job), column_(panel * kLanes) {
-    if (job.matrix->scale) scale_ = load16(job.matrix->scale + column_);
-    if (job.matrix->bias) bias_ = load16(job.matrix->bias + column_);
+  INLINE_MEMBER Finisher(const Product& job, long panel)
+      : out_(job.y + panel * kLanes), stride_(job.y_stride()),
+        left_(job.matrix->out.span() - panel * kLanes) {
+    if (job.matrix->scale) scale_ = load16(job.matrix->scale + panel * kLanes);
+    if (job.matrix->bias) bias_ = load16(job.matrix->bias + panel * kLanes);
   }
 
-  INLINE_MEMBER void operator()(long row, Vec y) const {
-    float* out = job_.y + row * job_.y_stride() + column_;
+  INLINE_MEMBER void operator()(long row, Vec y, Finish finish) const {
+    float* out = out_ + row * stride_;
     y = y * scale_ + bias_;
-    switch (job_.finish) {
+    switch (finish) {
       case Finish::store: break;
       case Finish::add: y = load16(out) + y; break;
       case Finish::relu_squared:
@@ -351,18 +353,29 @@ class Finisher {
       case Finish::tanh: y = map([](Reg x) { return tanh(x); }, y); break;
       case Finish::sigmoid: y = sigmoid(y); break;
     }
-    const long n = job_.matrix->out.span() - column_;
-    if (n >= kLanes) return store16(out, y);
+    if (left_ >= kLanes) return store16(out, y);
     float lanes[kLanes];
     store16(lanes, y);
-    std::memcpy(out, lanes, n * sizeof(float));
+    std::memcpy(out, lanes, left_ * sizeof(float));
   }
 
  private:
-  const Product& job_;
-  const long column_;
+  float* const out_;
+  const long stride_, left_;
   Vec scale_ = 1.0f, bias_ = 0.0f;
 };
+
+// Calls f with a constant, so that a loop over many rows does not ask each time.
+template <class F>
+INLINE void with_finish(Finish finish, const F& f) {
+  switch (finish) {
+    case Finish::store: return f(std::integral_constant<Finish, Finish::store>{});
+    case Finish::add: return f(std::integral_constant<Finish, Finish::add>{});
+    case Finish::relu_squared: return f(std::integral_constant<Finish, Finish::relu_squared>{});
+    case Finish::tanh: return f(std::integral_constant<Finish, Finish::tanh>{});
+    case Finish::sigmoid: return f(std::integral_constant<Finish, Finish::sigmoid>{});
+  }
+}
 
 constexpr long kLine = 64;  // bytes of a cache line
 
@@ -437,7 +450,7 @@ void block(const Product& job, long row, long panel) {
   }
   for (int p = 0; p < P; ++p) {
     const Finisher finish(job, panel + p);
-    for (int t = 0; t < T; ++t) finish(row + t, sums[p][t]);
+    for (int t = 0; t < T; ++t) finish(row + t, sums[p][t], job.finish);
   }
 }
 
@@ -504,20 +517,22 @@ INLINE Steps steps_of(const Matrix& m, long panel) {
 class IntegerFinisher {
  public:
   INLINE_MEMBER IntegerFinisher(const Product& job, long panel)
-      : job_(job), finish_(job, panel), start_(job.matrix->start + panel * kLanes) {}
+      : finish_(job, panel), worth_(job.x - 1), stride_(job.x_stride()) {
+    std::memcpy(start_, job.matrix->start + panel * kLanes, sizeof start_);
+  }
 
-  INLINE_MEMBER void operator()(long row, const IntReg* sums) const {
+  INLINE_MEMBER void operator()(long row, const IntReg* sums, Finish finish) const {
     Vec y;
 #pragma GCC unroll 4
-    for (int i = 0; i < kParts; ++i)
-      y.part[i] = __builtin_convertvector(sums[i] + (IntReg)bytes(start_ + i * kWidth), Reg);
-    finish_(row, y * job_.x[(row + 1) * job_.x_stride() - 1]);
+    for (int i = 0; i < kParts; ++i) y.part[i] = __builtin_convertvector(sums[i] + start_[i], Reg);
+    finish_(row, y * worth_[(row + 1) * stride_], finish);
   }
 
  private:
-  const Product& job_;
   const Finisher finish_;
-  const std::int32_t* start_;
+  const float* const worth_;  // of an integer of the row after
+  const long stride_;
+  IntReg start_[kParts];
 };
 
 template <int P, int T>
@@ -526,7 +541,7 @@ INLINE void finish_block(const Product& job, long row, long panel, const IntReg*
   for (int p = 0; p < P; ++p) {
     const IntegerFinisher finish(job, panel + p);
 #pragma GCC unroll 8
-    for (int t = 0; t < T; ++t) finish(row + t, sums + (t * P + p) * kParts);
+    for (int t = 0; t < T; ++t) finish(row + t, sums + (t * P + p) * kParts, job.finish);
   }
 }
 
@@ -679,11 +694,13 @@ void tile_block(const Product& job, long row, long count, long panel, long n_pan
   _tile_stored(1, sums[1], kLine);
   _tile_stored(2, sums[2], kLine);
   _tile_stored(3, sums[3], kLine);
-  for (long p = 0; p < n_panels; ++p) {
-    const IntegerFinisher finish(job, panel + p);
-    const IntReg* of_row = sums[2 * p];
-    for (long t = 0; t < count; ++t) finish(row + t, of_row + t);
-  }
+  with_finish(job.finish, [&](auto kind) {
+    for (long p = 0; p < n_panels; ++p) {
+      const IntegerFinisher finish(job, panel + p);
+      const IntReg* of_row = sums[2 * p];
+      for (long t = 0; t < count; ++t) finish(row + t, of_row + t, kind);
+    }
+  });
 }
 
 void multiply_tiles(const Product& job, long n_rows, long first, long last) {
@@ -929,17 +946,25 @@ INLINE void prepare(const HeadWeights& c, const HeadRows& x, long n) {
 
 // S <- S diag(w) - (S kk)(kk a)^T + v k^T and y = S r, row after row, for C units of values from
 // `column` on. S is [key][value], so that no sum runs across lanes; each row's update sums up what
-// the next one removes, the last one's fetches the state that is `coming`.
+// the next one removes. The state that is `coming` is asked for in the order in which it lies, by the
+// last update, and if that is the only one, from the first sum on: the more evenly, the quicker.
 template <int C>
 INLINE void recur(HeadRows x, long n_rows, long n, long column, float* state, const float* coming) {
+  const int early = n_rows == 1 ? C / 2 : 0;
+  coming += column * n;
+  const auto fetch = [&](int units) {
+    for (int i = 0; i < units; ++i, coming += kLanes) __builtin_prefetch(coming, 1);
+  };
   Vec removed[C], taken[C], v[C], read[C];
   for (Vec& sum : removed) sum = 0.0f;
-  for (long key = 0; key < n; ++key)
+  for (long key = 0; key < n; ++key) {
+    fetch(early);
 #pragma GCC unroll 4
     for (int c = 0; c < C; ++c) {
       const Vec cell = load16(state + key * padded(n) + column + c * kLanes);
       removed[c] = fused(cell, x.v_mix[key], removed[c]);
     }
+  }
   for (; n_rows > 0; --n_rows) {
     const HeadRows next = n_rows > 1 ? x.next() : x;
     for (int c = 0; c < C; ++c) {
@@ -949,16 +974,14 @@ INLINE void recur(HeadRows x, long n_rows, long n, long column, float* state, co
     }
     for (long key = 0; key < n; ++key) {
       const Vec w = x.w[key], k = x.k[key], b = x.a[key], r = x.r[key], kk = next.v_mix[key];
+      if (n_rows == 1) fetch(C - early);
 #pragma GCC unroll 4
       for (int c = 0; c < C; ++c) {
         const long at = key * padded(n) + column + c * kLanes;
         const Vec cell = fused(taken[c], b, fused(load16(state + at), w, v[c] * k));
         store16(state + at, cell);
         read[c] = fused(cell, r, read[c]);
-        if (n_rows > 1)
-          removed[c] = fused(cell, kk, removed[c]);
-        else
-          __builtin_prefetch(coming + at, 1);
+        if (n_rows > 1) removed[c] = fused(cell, kk, removed[c]);
       }
     }
     for (int c = 0; c < C; ++c) store16(x.y + column + c * kLanes, read[c]);

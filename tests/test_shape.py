@@ -72,7 +72,7 @@ def test_names_are_words_of_the_domain(module):
 
 def test_native_code_is_small():
     lines = [line.strip() for path in NATIVE for line in path.read_text().splitlines()]
-    assert len([line for line in lines if line and not line.startswith("//")]) <= 1966
+    assert len([line for line in lines if line and not line.startswith("//")]) <= 1986
 
 
 def test_python_enters_the_native_code_in_one_file():
