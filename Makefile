@@ -34,14 +34,17 @@ named = -DANSER_NAME=$(1) -DANSER_KERNELS=kernels_$(1)
 CXX_FLAGS := -std=c++17 -ffp-contract=off -Wno-psabi -Inative -pthread
 ENGINE_FLAGS := $(CXX_FLAGS) $(call named,portable)
 ARM := aarch64-linux-gnu-g++ $(CXX_FLAGS) -O2 -static
-SANITIZE := -O1 -g -march=native -fno-sanitize-recover=all
+SANITIZE := -O1 -g -fno-sanitize-recover=all
 
-sanitize:  ## run the engine on random models, and its pool, under ASan with UBSan, and under TSan
+sanitize:  ## run every instruction set on random models, and the pool, under ASan with UBSan, and TSan
 	@mkdir -p build/check
 	for kind in address,undefined thread; do \
-	  $(CXX) $(ENGINE_FLAGS) $(SANITIZE) -fsanitize=$$kind $(ENGINE) -o build/check/sanitize && \
-	  $(CXX) $(ENGINE_FLAGS) $(SANITIZE) -fsanitize=$$kind tests/native/pool.cpp -o build/check/pool && \
-	  build/check/sanitize && build/check/pool || exit 1; done
+	  flags="$(SANITIZE) -fsanitize=$$kind"; folder=build/check/$$kind; \
+	  cmake -S . -B $$folder -DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS="$$flags" -Wno-dev && \
+	  cmake --build $$folder --parallel && \
+	  $(CXX) $(CXX_FLAGS) $$flags tests/native/fingerprint.cpp $$folder/librwkv7.a -o $$folder/engine && \
+	  $(CXX) $(CXX_FLAGS) $$flags tests/native/pool.cpp -o $$folder/pool && \
+	  $$folder/engine && $$folder/pool || exit 1; done
 
 neon:  ## check under qemu that the engine on ARM gives the same bits as here
 	@mkdir -p build/check
