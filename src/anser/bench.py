@@ -273,7 +273,8 @@ def table(report: dict[str, Any]) -> str:
 
 def _lines(report: dict[str, Any]) -> Iterator[str]:
     machine, memory = report["machine"], report["memory"]
-    yield f"{report['model']} on {machine['processor']}, {machine['cores']} cores"
+    model = Path(report["model"]).name
+    yield f"{model} on {machine['processor']}, {machine['cores']} cores"
     yield f"{report['threads']} threads, {report['instructions']}, load {machine['load']}"
     yield ""
     for row in report["decode"]:
