@@ -32,7 +32,7 @@ JOBS: Final = {
 N_BARS: Final = 64
 EARLY: Final = 1000  # position of a token early in a song, and below, of one late
 LATE: Final = 8192
-VERY_LATE: Final = 100_000
+VERY_LATE: Final = 1_000_000
 
 Tell = Callable[[str], None]
 

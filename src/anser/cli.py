@@ -337,7 +337,7 @@ def verify(
 @app.command()
 def bench(
     long: Annotated[
-        bool, typer.Option("--long", help="Also read 32768 ids, and go to position 100,000.")
+        bool, typer.Option("--long", help="Also read 32768 ids, and go to position 1,000,000.")
     ] = False,
     model: typed.ModelOption = None,
     threads: typed.Threads = None,
