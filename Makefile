@@ -40,7 +40,7 @@ sanitize:  ## run every instruction set on random models, and the pool, under AS
 	@mkdir -p build/check
 	for kind in address,undefined thread; do \
 	  flags="$(SANITIZE) -fsanitize=$$kind"; folder=build/check/$$kind; \
-	  cmake -S . -B $$folder -DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS="$$flags" -Wno-dev && \
+	  cmake -S . -B $$folder -DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS="$$flags" && \
 	  cmake --build $$folder --parallel && \
 	  $(CXX) $(CXX_FLAGS) $$flags tests/native/fingerprint.cpp $$folder/librwkv7.a -o $$folder/engine && \
 	  $(CXX) $(CXX_FLAGS) $$flags tests/native/pool.cpp -o $$folder/pool && \

@@ -517,7 +517,7 @@ INLINE Steps steps_of(const Matrix& m, long panel) {
 class IntegerFinisher {
  public:
   INLINE_MEMBER IntegerFinisher(const Product& job, long panel)
-      : finish_(job, panel), worth_(job.x - 1), stride_(job.x_stride()) {
+      : finish_(job, panel), worth_(job.x + job.x_stride() - 1), stride_(job.x_stride()) {
     std::memcpy(start_, job.matrix->start + panel * kLanes, sizeof start_);
   }
 
@@ -525,12 +525,12 @@ class IntegerFinisher {
     Vec y;
 #pragma GCC unroll 4
     for (int i = 0; i < kParts; ++i) y.part[i] = __builtin_convertvector(sums[i] + start_[i], Reg);
-    finish_(row, y * worth_[(row + 1) * stride_], finish);
+    finish_(row, y * worth_[row * stride_], finish);
   }
 
  private:
   const Finisher finish_;
-  const float* const worth_;  // of an integer of the row after
+  const float* const worth_;  // what an integer of the first row is worth
   const long stride_;
   IntReg start_[kParts];
 };

@@ -41,7 +41,8 @@ constexpr long kMostInputs = 65536;  // of integer weights, so that no 32-bit su
 // y = W x, in panels of 16 outputs: [in.span()][16] floats, [inputs / 4][16][4] bytes or
 // [block][4][16][4] pairs of nibbles, each 8 greater than it is: inputs 4 s to 4 s + 3 of a block in
 // the low halves of its step s, and those 16 after them in the high halves. `beside` panels, the last
-// ones maybe fewer, lie beside each other: [panel / beside][unit][beside], a unit being [16] or [16][4].
+// ones maybe fewer, lie beside each other: [panel / beside][unit][beside], a unit being [16] or
+// [16][4].
 struct Matrix {
   const void* weights = nullptr;
   const std::uint8_t* factors = nullptr;  // 4 bits only: [block][16], beside each other likewise
