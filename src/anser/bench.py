@@ -6,6 +6,7 @@ programs with the same functions. Times are medians of wall-clock time.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -75,13 +76,14 @@ def seconds(call: Callable[[], object], budget: float = 0.5, at_least: int = 3) 
 
 
 def ratio(one: Callable[[], object], other: Callable[[], object], pairs: int) -> float:
-    """Return how many times as long one call takes as the other; they are timed in turn."""
+    """Return how many times as long one call takes as the other; each is timed first in turn."""
+    calls = (one, other)
     taken: tuple[list[float], list[float]] = ([], [])
-    for _ in range(pairs):
-        for call, times in zip((one, other), taken, strict=True):
+    for pair in range(pairs):
+        for which in (pair % 2, 1 - pair % 2):
             start = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - start)
+            calls[which]()
+            taken[which].append(time.perf_counter() - start)
     return median(taken[0]) / median(taken[1])
 
 
@@ -110,14 +112,19 @@ def prefill(engine: Engine, length: int, budget: float = 0.5, at_least: int = 3)
 
 
 def late_over_early(engine: Engine, late: int, pairs: int = 150) -> float:
-    """Return the time of a token at position `late` over that of one at `EARLY`."""
-    states = []
-    for position in (late, EARLY):
-        state = engine.new_state()
+    """Return the time of a token at position `late` over that of one at `EARLY`.
+
+    Where a state lies in memory can matter as much, so each is timed in the other's place too.
+    """
+    states = [engine.new_state() for _ in range(2)]
+    for state, position in zip(states, (late, EARLY), strict=True):
         for begin in range(0, position, 4096):
             engine.prefill(state, some_ids(engine, 1, min(4096, position - begin)))
-        states.append(state)
-    return ratio(stepping(engine, states[0]), stepping(engine, states[1]), pairs)
+    one, other = (stepping(engine, state) for state in states)
+    as_read = ratio(one, other, pairs)
+    for state, values in zip(states, [state.copy() for state in reversed(states)], strict=True):
+        state.shift[:], state.wkv[:] = values.shift, values.wkv
+    return math.sqrt(as_read * ratio(other, one, pairs))
 
 
 def memory() -> Memory | None:
