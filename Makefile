@@ -37,7 +37,6 @@ ARM := aarch64-linux-gnu-g++ $(CXX_FLAGS) -O2 -static
 SANITIZE := -O1 -g -fno-sanitize-recover=all
 
 sanitize:  ## run every instruction set on random models, and the pool, under ASan with UBSan, and TSan
-	@mkdir -p build/check
 	for kind in address,undefined thread; do \
 	  flags="$(SANITIZE) -fsanitize=$$kind"; folder=build/check/$$kind; \
 	  cmake -S . -B $$folder -DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS="$$flags" && \

@@ -491,7 +491,8 @@ Model::~Model() = default;
 
 // What one core wrote reaches another slowly. So of long prompts each thread reads as many as the
 // others, or if they do not come out even chunks of its own, a layer behind the chunk before, so that
-// only states change hands; fewer rows are dealt out to all.
+// only states change hands; fewer rows are dealt out to all. A group of rows for each thread is
+// enough for the first, twice as many for the second.
 void Model::forward(const Batch& batch) {
   const std::lock_guard<std::mutex> turn(turn_);
   const long b = batch.n_sequences, n_tokens = batch.n_tokens, n_threads = pool_.n_threads();
